@@ -1,0 +1,1 @@
+"""Layer 0: element types, sizes, errors, knobs, CPU detection, tracing."""

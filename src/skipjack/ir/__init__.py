@@ -1,0 +1,1 @@
+"""Layer 1: types, the graph, its text form and its checks."""

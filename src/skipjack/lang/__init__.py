@@ -1,0 +1,1 @@
+"""Layer 1: the kernel language: scalar expressions, the kernel tracer, the interpreter that is its meaning."""

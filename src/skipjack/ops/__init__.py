@@ -1,0 +1,1 @@
+"""Layer 2: one file per operator family; importing skipjack.ops.all registers them."""

@@ -1,0 +1,1 @@
+"""Layer 5: memory, threads and the walk over the plan."""

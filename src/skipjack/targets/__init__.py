@@ -1,0 +1,1 @@
+"""Layer 2: what a CPU can do: vector length, registers, features."""
