@@ -14,10 +14,11 @@ from typing import TypeAlias
 import numpy as np
 
 from skipjack.ir.types import TensorType, ValueType
+from skipjack.lang.expr import Expr
 
 Attr: TypeAlias = (
     "int | float | str | bytes | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]"
-    " | tuple[np.ndarray, ...] | tuple[Graph, ...] | np.ndarray | Graph | ValueType"
+    " | tuple[np.ndarray, ...] | tuple[Graph, ...] | np.ndarray | Graph | ValueType | Expr"
 )
 EMPTY: Mapping[str, Attr] = MappingProxyType({})
 
