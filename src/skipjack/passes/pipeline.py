@@ -1,0 +1,52 @@
+"""The ordered list of passes, and the one function that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from skipjack.ir.graph import Attr, Graph
+from skipjack.passes.propagate_types import PropagateTypes
+
+
+class Pass(Protocol):
+    """A rewrite of a verified graph: pure, with its options as fields."""
+
+    @property
+    def name(self) -> str: ...
+
+    def apply(self, graph: Graph) -> Graph: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller may change: names of passes to leave out, and whom to show the graph after each pass."""
+
+    without: frozenset[str] = frozenset()
+    on_stage: Callable[[str, Graph], None] | None = None
+
+
+PASSES: tuple[Pass, ...] = ()
+
+
+def run(graph: Graph, options: Options = Options(), passes: Sequence[Pass] = PASSES) -> Graph:
+    """The graph after all passes; every value of the result has its type."""
+    graph = PropagateTypes().apply(graph)
+    for step in passes:
+        if step.name in options.without:
+            continue
+        graph = apply_everywhere(step, graph)
+        if options.on_stage is not None:
+            options.on_stage(step.name, graph)
+    return graph
+
+
+def apply_everywhere(step: Pass, graph: Graph) -> Graph:
+    """The pass applied to the bodies of control flow first, then to the graph itself."""
+    nodes = list(graph.nodes)
+    for i, node in enumerate(nodes):
+        bodies: dict[str, Attr] = {name: apply_everywhere(step, body) for name, body in node.subgraphs()}
+        if bodies:
+            nodes[i] = node.with_attrs(**bodies)
+    return step.apply(graph.with_nodes(nodes))
