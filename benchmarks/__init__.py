@@ -1,0 +1,1 @@
+"""Seeded benchmark models and the interleaved comparison of skipjack with its peers."""

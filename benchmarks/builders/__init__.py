@@ -1,0 +1,1 @@
+"""The benchmark models: each builder writes one fp32 ONNX file from a fixed seed."""
