@@ -29,7 +29,7 @@ def conv(
     dilations: Sequence[int],
     group: int,
 ) -> np.ndarray:
-    """Cross-correlation of x [N, C, spatial] with w [M, C/group, kernel], summed in accumulator(x.dtype); zero padding."""
+    """Cross-correlation of x [N, C, spatial] with w [M, C/group, kernel], summed in accumulator(x.dtype)."""
     rank = x.ndim - 2
     total = accumulator(x.dtype)
     padded = np.pad(x.astype(total), [(0, 0), (0, 0), *split_pads(pads, rank)])
