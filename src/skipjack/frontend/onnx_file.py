@@ -1,0 +1,104 @@
+"""The entry of the ONNX frontend: a file, bytes or ModelProto in, a Graph of newest operators out."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias
+
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import ModelProto
+
+from skipjack.core.errors import ModelError, SkipjackError
+from skipjack.frontend.checks import check_model
+from skipjack.frontend.external_data import ExternalFiles, map_file
+from skipjack.frontend.functions import model_functions
+from skipjack.frontend.graphs import GraphImporter
+from skipjack.frontend.tensors import Tensors
+from skipjack.ir.graph import Graph
+
+Source: TypeAlias = "str | os.PathLike[str] | ModelProto | bytes"
+_DEFAULT_FILE = "model.onnx"
+_DAMAGED = (ArithmeticError, LookupError, TypeError, ValueError, RecursionError, MemoryError, DecodeError, EncodeError)
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model as read: its graph, where it came from, the operator set versions it was written for, its exporter."""
+
+    graph: Graph
+    path: Path | None
+    opsets: Mapping[str, int]
+    producer: str
+
+
+def import_model(model: Source, *, strict_links: bool = False) -> ImportedModel:
+    """Read, check and import a model, and bring its operators to their newest versions.
+
+    model is a path (or a directory that holds model.onnx), the bytes of a model, or a ModelProto. Whatever is wrong with
+    it is a ModelError that starts with the path; UnsupportedError lists every node that cannot run.
+    """
+    path = None if isinstance(model, (ModelProto, bytes)) else _model_path(model)
+    label = str(path) if path is not None else "model"
+    try:
+        proto = model if isinstance(model, ModelProto) else _parse(model if isinstance(model, bytes) else path)
+        return _import(proto, path, strict_links)
+    except SkipjackError as e:
+        raise type(e)(f"{label}: {e}") from e
+    except _DAMAGED as e:
+        reason = str(e).splitlines()[0][:300] if str(e) else ""
+        raise ModelError(f"{label}: the model is damaged: {type(e).__name__}: {reason}") from e
+
+
+def _model_path(given: str | os.PathLike[str]) -> Path:
+    try:
+        path = Path(given)
+        if path.is_dir() and (path / _DEFAULT_FILE).exists():
+            return path / _DEFAULT_FILE
+        return path
+    except (ValueError, TypeError) as e:
+        raise ModelError(f"{given!r} is not a path: {e}") from e
+
+
+def _parse(source: bytes | Path | None) -> ModelProto:
+    data = source if isinstance(source, bytes) else _file_bytes(source)
+    if len(data) == 0:
+        raise ModelError("the file is empty, expected an ONNX model; download it again")
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(data)  # type: ignore[arg-type]
+    except DecodeError as e:
+        raise ModelError("not an ONNX model, or cut off or damaged: its protobuf cannot be read") from e
+    return proto
+
+
+def _file_bytes(path: Path | None) -> memoryview:
+    """The bytes of a regular file, mapped; a pipe or device is refused without waiting for it."""
+    assert path is not None, "import_model: a model that is not bytes has a path"
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) else str(e)
+        raise ModelError(f"the file cannot be opened: {reason}") from e
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            raise ModelError(f"the directory holds no {_DEFAULT_FILE}; give the path of the model file")
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError("expected a regular file")
+        return memoryview(map_file(fd, status.st_size))
+    finally:
+        os.close(fd)
+
+
+def _import(proto: ModelProto, path: Path | None, strict_links: bool) -> ImportedModel:
+    opsets = check_model(proto)
+    importer = GraphImporter(Tensors(ExternalFiles(path, strict_links)), model_functions(proto, opsets))
+    graph = importer.model_graph(proto.graph, opsets)
+    importer.raise_unsupported()
+    producer = f"{proto.producer_name} {proto.producer_version}".strip()
+    return ImportedModel(graph, path, MappingProxyType(opsets), producer)

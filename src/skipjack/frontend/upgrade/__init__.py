@@ -1,0 +1,1 @@
+"""Rewriting older versions of default-domain operators to their newest form."""
