@@ -149,21 +149,28 @@ def floordiv(a: Dim, b: Dim) -> Dim:
 
 
 def _exact_quotient(a: Dim, b: Dim) -> Dim | None:
+    """Polynomial long division; None when a remainder is left."""
     divisor = _terms(b)
-    if len(divisor) != 1:
+    if divisor == [((), 0)]:
         return None
-    monomial, coefficient = divisor[0]
-    out: list[tuple[Monomial, int]] = []
-    for m, c in _terms(a):
-        rest = list(m)
-        for atom in monomial:
-            if atom not in rest:
-                return None
-            rest.remove(atom)
-        if coefficient == 0 or c % coefficient:
+    quotient: Dim = 0
+    while a != 0:
+        step = _term_quotient(_terms(a)[0], divisor[0])
+        if step is None:
             return None
-        out.append((tuple(rest), c // coefficient))
-    return _combine(out)
+        term = _combine([step])
+        quotient = quotient + term
+        a = a - term * b
+    return quotient
+
+
+def _term_quotient(a: tuple[Monomial, int], b: tuple[Monomial, int]) -> tuple[Monomial, int] | None:
+    rest = list(a[0])
+    for atom in b[0]:
+        if atom not in rest:
+            return None
+        rest.remove(atom)
+    return None if a[1] % b[1] else (tuple(rest), a[1] // b[1])
 
 
 def exact_div(a: Dim, b: Dim) -> Dim | None:
@@ -191,14 +198,30 @@ def dim_max(a: Dim, b: Dim) -> Dim:
     """The larger of both; opaque when a symbol is in the way."""
     if isinstance(a, int) and isinstance(b, int):
         return max(a, b)
-    return a if a == b else _opaque("max", a, b)
+    return _absorbed("min", a, b) or _opaque("max", a, b)
 
 
 def dim_min(a: Dim, b: Dim) -> Dim:
     """The smaller of both; opaque when a symbol is in the way."""
     if isinstance(a, int) and isinstance(b, int):
         return min(a, b)
-    return a if a == b else _opaque("min", a, b)
+    return _absorbed("max", a, b) or _opaque("min", a, b)
+
+
+def _absorbed(inner: str, a: Dim, b: Dim) -> Sym | None:
+    """x when both are x, or one is x and the other `inner(x, y)`: max(x, min(x, y)) is x and min(x, max(x, y)) is x."""
+    for x, other in ((a, b), (b, a)):
+        if isinstance(x, Sym) and (x == other or x in _arguments(inner, other)):
+            return x
+    return None
+
+
+def _arguments(function: str, d: Dim) -> tuple[Dim, ...]:
+    if isinstance(d, Sym) and len(d.terms) == 1 and d.terms[0][1] == 1 and len(d.terms[0][0]) == 1:
+        atom = d.terms[0][0][0]
+        if isinstance(atom, Opaque) and atom.function == function:
+            return (atom.a, atom.b)
+    return ()
 
 
 def product(dims: Iterable[Dim]) -> Dim:

@@ -1,0 +1,151 @@
+"""Run one node through one lowering, with guard pages around every buffer and NaN in what is not written."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from skipjack.codegen.jit import Library, compile_here
+from skipjack.core.dtypes import DType
+from skipjack.ir.graph import Node
+from skipjack.ir.types import PLAIN, Layout
+from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Place, Work, float_word, trace
+from skipjack.targets.target import Target, host
+
+_PAGE = mmap.PAGESIZE
+_libraries: dict[tuple[str, KernelSpec], tuple[Library, int]] = {}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class GuardedMemory:
+    """Every buffer ends right before a page that may not be touched."""
+
+    def __init__(self) -> None:
+        self.addresses: list[int] = []
+        self._keep: list[mmap.mmap] = []
+
+    def reserve(self, nbytes: int, fill: int = 0xFF) -> Place:
+        """A buffer of nbytes, filled with 0xFF (NaN for floats), its end at the guard page up to 64-byte alignment of its start."""
+        room = -(-nbytes // 64) * 64
+        pages = -(-max(room, 1) // _PAGE)
+        m = mmap.mmap(-1, (pages + 1) * _PAGE)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(m))
+        _libc.mprotect(ctypes.c_void_p(base + pages * _PAGE), ctypes.c_size_t(_PAGE), 0)
+        self._keep.append(m)
+        start = base + pages * _PAGE - room
+        ctypes.memset(start, fill, room)
+        self.addresses.append(start)
+        return Place(len(self.addresses) - 1)
+
+    def put(self, array: np.ndarray) -> Place:
+        a = np.ascontiguousarray(array)
+        place = self.reserve(a.nbytes)
+        ctypes.memmove(self.address(place), a.ctypes.data, a.nbytes)
+        return place
+
+    def temporary(self, nbytes: int) -> Place:
+        return self.reserve(nbytes)
+
+    def packed(self, source: Bound, recipe: str, pack) -> Place:  # noqa: ANN001
+        assert source.value is not None, f"{source.name} is not a constant"
+        return self.put(pack(source.value))
+
+    def constant(self, array: np.ndarray) -> Place:
+        return self.put(array)
+
+    def address(self, place: Place) -> int:
+        return self.addresses[place.buffer] + place.offset_bytes
+
+    def read(self, place: Place, dtype: np.dtype, shape: Sequence[int]) -> np.ndarray:
+        n = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        return np.frombuffer(ctypes.string_at(self.address(place), n), dtype).reshape(shape).copy()
+
+
+def to_blocked(x: np.ndarray, block: int) -> np.ndarray:
+    """[N, C, spatial] to [N, C/block, spatial, block], channels padded with zeros."""
+    n, c, *s = x.shape
+    blocks = -(-c // block)
+    padded = np.zeros((n, blocks * block, *s), x.dtype)
+    padded[:, :c] = x
+    return np.ascontiguousarray(np.moveaxis(padded.reshape(n, blocks, block, *s), 2, -1))
+
+
+def from_blocked(x: np.ndarray, channels: int) -> np.ndarray:
+    """The inverse of to_blocked."""
+    n, blocks, *s, block = x.shape
+    return np.ascontiguousarray(np.moveaxis(x, -1, 2).reshape(n, blocks * block, *s)[:, :channels])
+
+
+def kernel_address(spec: KernelSpec, target: Target) -> tuple[int, int]:
+    """(address, scratch bytes) of a compiled kernel, compiled once per test process."""
+    key = (target.name, spec)
+    if key not in _libraries:
+        program = trace(spec, target, "kernel")
+        _libraries[key] = (compile_here([program], target), program.scratch_bytes)
+    library, scratch = _libraries[key]
+    return library.address("kernel"), scratch
+
+
+def execute(launches: Sequence[Launch], memory: GuardedMemory, target: Target, threads: int = 1) -> None:
+    """Run launches one after the other, their units split into `threads` parts."""
+    for launch in launches:
+        address, scratch = kernel_address(launch.spec, target)
+        words = [memory.address(w) if isinstance(w, Place) else float_word(w) if isinstance(w, float) else int(w) for w in launch.words]
+        block = np.array(words, dtype=np.int64)
+        room = memory.reserve(max(scratch, launch.scratch_bytes, 64))
+        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(address)
+        for t in range(threads):
+            lo, hi = launch.units * t // threads, launch.units * (t + 1) // threads
+            if lo < hi:
+                call(block.ctypes.data, lo, hi, memory.address(room))
+
+
+def run_lowering(
+    entry: Lowering,
+    node: Node,
+    inputs: Sequence[np.ndarray | None],
+    out_types: Sequence[tuple[DType, tuple[int, ...]]],
+    *,
+    constants: Sequence[int] = (),
+    target: Target | None = None,
+    threads: int = 1,
+    layouts: Mapping[int, Layout] | None = None,
+) -> list[np.ndarray]:
+    """The outputs of one node run by one lowering; constants lists the inputs given as constants.
+
+    With a blocked lowering, inputs of rank 3 and up that are not constants, and outputs of rank 3 and up, are blocked.
+    """
+    t = target or host()
+    memory = GuardedMemory()
+    block = Layout("blocked", t.vl)
+
+    def layout(rank: int, constant: bool) -> Layout:
+        return block if entry.layouts == "blocked" and rank >= 3 and not constant else PLAIN
+
+    bound: list[Bound | None] = []
+    for i, x in enumerate(inputs):
+        if x is None:
+            bound.append(None)
+            continue
+        lay = (layouts or {}).get(i, layout(x.ndim, i in constants))
+        data = to_blocked(x, lay.block) if lay.kind == "blocked" else x
+        value = x if i in constants else None
+        bound.append(Bound(f"in{i}", DType.from_numpy(x.dtype), x.shape, memory.put(data), lay, value))
+    outs: list[Bound] = []
+    for i, (dtype, shape) in enumerate(out_types):
+        lay = layout(len(shape), False)
+        b = Bound(f"out{i}", dtype, shape, Place(0), lay)
+        outs.append(Bound(b.name, dtype, shape, memory.reserve(b.nbytes), lay))
+    execute(entry.lower(Work(node, bound, outs, memory, t)), memory, t, threads)
+    results: list[np.ndarray] = []
+    for b in outs:
+        if b.layout.kind == "blocked":
+            n, c, *s = b.shape
+            raw = memory.read(b.place, b.dtype.np, (n, -(-c // b.layout.block), *s, b.layout.block))
+            results.append(from_blocked(raw, c))
+        else:
+            results.append(memory.read(b.place, b.dtype.np, b.shape))
+    return results
