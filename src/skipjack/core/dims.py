@@ -198,22 +198,25 @@ def dim_max(a: Dim, b: Dim) -> Dim:
     """The larger of both; opaque when a symbol is in the way."""
     if isinstance(a, int) and isinstance(b, int):
         return max(a, b)
-    return _absorbed("min", a, b) or _opaque("max", a, b)
+    return _extreme("max", "min", a, b)
 
 
 def dim_min(a: Dim, b: Dim) -> Dim:
     """The smaller of both; opaque when a symbol is in the way."""
     if isinstance(a, int) and isinstance(b, int):
         return min(a, b)
-    return _absorbed("max", a, b) or _opaque("min", a, b)
+    return _extreme("min", "max", a, b)
 
 
-def _absorbed(inner: str, a: Dim, b: Dim) -> Sym | None:
-    """x when both are x, or one is x and the other `inner(x, y)`: max(x, min(x, y)) is x and min(x, max(x, y)) is x."""
-    for x, other in ((a, b), (b, a)):
-        if isinstance(x, Sym) and (x == other or x in _arguments(inner, other)):
-            return x
-    return None
+def _extreme(function: str, inner: str, a: Dim, b: Dim) -> Dim:
+    """function(a, b), arguments in a fixed order; max(x, min(x, y)) and min(x, max(x, y)) are x."""
+    if a == b:
+        return a
+    if a in _arguments(inner, b):
+        return a
+    if b in _arguments(inner, a):
+        return b
+    return _opaque(function, *sorted((a, b), key=lambda d: (isinstance(d, Sym), str(d))))
 
 
 def _arguments(function: str, d: Dim) -> tuple[Dim, ...]:
