@@ -6,6 +6,7 @@ random order, and the ratio is formed inside the round, so that slow drifts of t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -18,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import PeerSettings
 from benchmarks.estimates import Estimate, median_estimate
+from benchmarks.peers import PeerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET_SHARE = 0.97
@@ -94,11 +95,9 @@ class RunnerProcess:
     def ask(self, **request: Any) -> dict[str, Any]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass
         line = self.process.stdout.readline()
         if not line:
             raise RunnerError(f"{self.contender.label}: the process ended with status {self.process.wait()}")
@@ -118,7 +117,7 @@ class RunnerProcess:
         )
 
     def outputs(self, folder: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
-        path = folder / f"{self.contender.label}.npz"
+        path = folder / "outputs.npz"
         reply = self.ask(do="outputs", path=str(path))
         with np.load(path) as stored:
             return [stored[name] for name in stored.files], reply
@@ -155,7 +154,6 @@ def compare(
     contenders: list[Contender],
     inputs: dict[str, np.ndarray],
     *,
-    reference: Contender,
     max_error: float,
     min_cosine: float = 0.0,
     rounds: int = 15,
@@ -163,17 +161,21 @@ def compare(
     core: int | None = None,
     seed: int = 0,
 ) -> Comparison:
-    """Runs all contenders on `inputs`; each gets about `time_s` of timed calls. `reference` only supplies outputs."""
+    """Runs all contenders on `inputs`; each gets about `time_s` of timed calls.
+
+    Each contender's outputs are held against those of unoptimised onnxruntime on the same file.
+    """
     core = max(os.sched_getaffinity(0)) if core is None else core
     result = Comparison({}, {}, {}, {})
     with tempfile.TemporaryDirectory(prefix="skipjack-bench-") as name:
         folder = Path(name)
         np.savez(folder / "inputs.npz", **inputs)
-        expected = _reference_outputs(reference, folder, core)
+        models = {contender.model for contender in contenders}
+        expected = {model: _reference_outputs(model, folder, core) for model in models}
         live: dict[str, RunnerProcess] = {}
         try:
             for contender in contenders:
-                _admit(contender, folder, core, expected, max_error, min_cosine, live, result)
+                _admit(contender, folder, core, expected[contender.model], max_error, min_cosine, live, result)
             if live:
                 _take_turns(live, rounds, time_s, random.Random(seed), result)
         finally:
@@ -182,8 +184,8 @@ def compare(
     return result
 
 
-def _reference_outputs(reference: Contender, folder: Path, core: int) -> list[np.ndarray]:
-    runner = RunnerProcess(reference, core)
+def _reference_outputs(model: Path, folder: Path, core: int) -> list[np.ndarray]:
+    runner = RunnerProcess(Contender("reference", "onnxruntime", model, PeerSettings(optimise=False)), core)
     try:
         runner.load(folder / "inputs.npz")
         return runner.outputs(folder)[0]
