@@ -16,7 +16,7 @@ from skipjack.ir.graph import Attr, Graph
 def read_attribute(
     proto: AttributeProto, what: str, tensors: Tensors, symbols: Symbols, graph: Callable[[GraphProto], Graph]
 ) -> Attr:
-    """The value of an attribute: numbers, text (bytes when it is not UTF-8), arrays, types, graphs, or tuples of them."""
+    """The value of an attribute: number, text (bytes when it is not UTF-8), array, type, graph, or a tuple of them."""
     t = proto.type
     if t == AttributeProto.FLOAT:
         return proto.f

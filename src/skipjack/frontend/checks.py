@@ -36,7 +36,7 @@ def check_model(model: ModelProto) -> dict[str, int]:
 
 
 def imported_opsets(entries: object) -> dict[str, int]:
-    """Domain -> version of a list of OperatorSetIdProto. Unknown domains stay: they matter only when a node uses them."""
+    """Domain -> version of a list of OperatorSetIdProto. Unknown domains matter only to nodes that use them."""
     opsets: dict[str, int] = {}
     for entry in entries:  # type: ignore[attr-defined]
         domain = normal_domain(entry.domain)
@@ -54,11 +54,12 @@ def normal_domain(domain: str) -> str:
 
 
 def _check_version(domain: str, version: int) -> None:
-    newest = defs.onnx_opset_version() if domain == ONNX else int(_newest_versions()[domain])
+    newest = defs.onnx_opset_version() if domain == ONNX else _newest_versions()[domain]
+    oldest = OLDEST_OPSET if domain == ONNX else 1
     if not 1 <= version <= newest:
         raise ModelError(
-            f"opset {version} of {domain or 'ai.onnx'} is not known: expected {OLDEST_OPSET if domain == ONNX else 1} to"
-            f" {newest}; export with an older opset, or install a newer onnx package"
+            f"opset {version} of {domain or 'ai.onnx'} is not known: expected {oldest} to {newest};"
+            " export with an older opset, or install a newer onnx package"
         )
 
 
@@ -122,7 +123,7 @@ def _check_attributes(proto: NodeProto, known: Mapping[str, defs.OpSchema.Attrib
     for a in proto.attribute:
         if a.name not in known:
             raise ModelError(f"{origin}: attribute {a.name!r} is not known{nearest(a.name, known)}")
-        expected = known[a.name].type.name
+        expected = str(known[a.name].type).rpartition(".")[2]
         got = AttributeProto.AttributeType.Name(a.type) if a.type in AttributeProto.AttributeType.values() else a.type
         if got != expected:
             _fail(origin, f"attribute {a.name!r} of type {expected}", got)

@@ -1,7 +1,7 @@
 """The one place that opens files named by a model: external tensor bytes, mapped read-only.
 
-A location is relative, has no `..`, and its real path lies in the directory of the given model path, in the directory of
-the model's real path, or in the blob store of the same Hugging Face cache repository. Only regular files are opened,
+A location is relative, has no `..`, and its real path lies in the directory of the given model path, in the directory
+of the model's real path, or in the blob store of the same Hugging Face cache repository. Only regular files are opened,
 without following a link at the last moment, and never with an open that can block.
 """
 
@@ -44,7 +44,7 @@ class ExternalFiles:
         data = self._map(location, what)
         offset = _number(entries.get("offset", "0"), f"{what}: external data offset")
         if offset > data.size:
-            raise ModelError(f"{what}: external data offset {offset} is past the end of {location!r} ({data.size} bytes)")
+            raise ModelError(f"{what}: external data offset {offset} is past the {data.size} bytes of {location!r}")
         length = data.size - offset
         if "length" in entries:
             length = _number(entries["length"], f"{what}: external data length")
@@ -89,7 +89,7 @@ class ExternalFiles:
             if real.startswith(root.rstrip(os.sep) + os.sep):
                 return root, Path(os.path.relpath(real, root)).parts
         raise ModelError(
-            f"{what}: external data {location!r} leads outside the model's directory (to {real!r}); copy it beside the model"
+            f"{what}: external data {location!r} leads outside the model's directory (to {real!r}); copy it there"
         )
 
 

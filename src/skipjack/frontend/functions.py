@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorShapeProto, TypeProto, defs
 
@@ -44,13 +45,15 @@ def schema_function(
     schema: defs.OpSchema, node: NodeProto, opset: int, types: Iterable[ValueType | None]
 ) -> FunctionBody | None:
     """The body an operator's schema gives for a node, None when it has none or it needs types that are not known."""
-    if schema.has_function:
-        proto: object = schema.function_body
-    elif schema.has_context_dependent_function:
+    # onnx's stubs lack the members that tell functions apart
+    described: Any = schema
+    if described.has_function:
+        proto: object = described.function_body
+    elif described.has_context_dependent_function:
         known = [_type_bytes(t) for t in types]
         if any(not t for t in known):
             return None
-        text = schema.get_context_dependent_function(node.SerializeToString(), known)
+        text = described.get_context_dependent_function(node.SerializeToString(), known)
         proto = FunctionProto.FromString(text) if text else None
     else:
         return None

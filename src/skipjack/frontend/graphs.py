@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto
 
-import skipjack.ops.all  # noqa: F401  (registers the operators)
+import skipjack.ops.all  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers the operators)
 from skipjack.core.dtypes import DType
 from skipjack.core.errors import ModelError, UnsupportedError, nearest
 from skipjack.frontend import ordering
@@ -22,9 +22,11 @@ from skipjack.frontend.checks import (
     normal_domain,
     schema_of,
 )
+from skipjack.frontend.element_types import output_dtypes
 from skipjack.frontend.functions import FunctionBody, Key, schema_function
 from skipjack.frontend.tensors import Tensors
-from skipjack.frontend.upgrade.rewrite import Rewrite, to_newest
+from skipjack.frontend.upgrade.rewrite import Rewrite
+from skipjack.frontend.upgrade.table import to_newest
 from skipjack.frontend.value_types import Symbols, value_type
 from skipjack.ir.graph import MS, ONNX, SKIPJACK, Attr, Graph, Node, Origin
 from skipjack.ir.types import TensorType, ValueType
@@ -40,12 +42,18 @@ class Body:
     nodes: list[Node] = field(default_factory=list[Node])
     constants: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     types: dict[str, ValueType] = field(default_factory=dict[str, ValueType])
+    dtypes: dict[str, DType] = field(default_factory=dict[str, DType])
     captured: dict[str, None] = field(default_factory=dict[str, None])
     read: set[str] = field(default_factory=set[str])
 
     def add_constant(self, name: str, array: np.ndarray) -> None:
         self.constants[name] = array
-        self.types[name] = TensorType(DType.from_numpy(array.dtype), array.shape)
+        self.set_type(name, TensorType(DType.from_numpy(array.dtype), array.shape))
+
+    def set_type(self, name: str, value_type: ValueType) -> None:
+        self.types[name] = value_type
+        if isinstance(value_type, TensorType):
+            self.dtypes[name] = value_type.dtype
 
 
 @dataclass
@@ -72,6 +80,8 @@ class Scope:
             self.body.captured[found] = None
             if found in self.outer.body.types:
                 self.body.types[found] = self.outer.body.types[found]
+            if found in self.outer.body.dtypes:
+                self.body.dtypes[found] = self.outer.body.dtypes[found]
         return found
 
 
@@ -94,7 +104,7 @@ class GraphImporter:
         """UnsupportedError that lists every node met so far that cannot run."""
         if self._unsupported:
             lines = "\n  ".join(self._unsupported)
-            raise UnsupportedError(f"{len(self._unsupported)} nodes use operators that skipjack does not run:\n  {lines}")
+            raise UnsupportedError(f"{len(self._unsupported)} nodes use operators that cannot run:\n  {lines}")
 
     def unique(self, hint: str) -> str:
         """A value name nobody has yet."""
@@ -151,7 +161,7 @@ class GraphImporter:
 
     def _set_type(self, v: ValueInfoProto, scope: Scope, required: bool) -> None:
         if required or v.type.WhichOneof("value"):
-            scope.body.types[scope.names[v.name]] = value_type(v.type, v.name, self._symbols)
+            scope.body.set_type(scope.names[v.name], value_type(v.type, v.name, self._symbols))
 
     def _resolve(self, name: str, scope: Scope, what: str) -> str:
         found = scope.find(name)
@@ -192,6 +202,8 @@ class GraphImporter:
             self._refuse(origin)
             return
         node = self._read_node(proto, scope, origin)
+        if schema is not None:
+            scope.body.dtypes.update(output_dtypes(schema, node, scope.body.dtypes))
         upgraded = to_newest(node, opset, Rewrite(self.unique, scope.body)) if domain == ONNX else [node]
         if all(_runs(n) for n in upgraded):
             self._place(upgraded, scope.body)
@@ -246,7 +258,7 @@ class GraphImporter:
         for formal, actual in zip(function.inputs, proto.input):
             if actual:
                 inner.names[formal] = self._resolve(actual, scope, f"{origin}: input")
-        nodes = [_renamed(n, function, proto, origin) for n in function.nodes]
+        nodes = [_renamed(n, origin) for n in function.nodes]
         wanted = [f for f, actual in zip(function.outputs, proto.output) if actual]
         passed = set(function.inputs) & set(wanted)
         for formal, actual in zip(function.outputs, proto.output):
@@ -293,12 +305,11 @@ def _with_references(proto: NodeProto, scope: Scope) -> NodeProto:
     return out
 
 
-def _renamed(node: NodeProto, function: FunctionBody, call: NodeProto, origin: Origin) -> NodeProto:
+def _renamed(node: NodeProto, origin: Origin) -> NodeProto:
     """A node of a function that carries the name of the call in its own."""
     out = NodeProto()
     out.CopyFrom(node)
     out.name = f"{origin.name}/{node.name or node.op_type}"
-    del function, call
     return out
 
 
@@ -335,7 +346,7 @@ def _advice(origin: Origin) -> str:
     if origin.domain not in (ONNX, MS):
         domains = sorted({o.domain for o in registered()} - {SKIPJACK, ONNX})
         if origin.domain not in domains:
-            return f"domain {origin.domain!r} is not known (known: ai.onnx, {', '.join(domains)}); inline it as a function"
+            return f"its domain is not known (known: ai.onnx, {', '.join(domains)}); inline it as a function"
     names = [o.name for o in registered() if o.domain == origin.domain]
     if origin.op in names:
         return "the operator is not part of this opset; export with a newer one"

@@ -39,8 +39,8 @@ class ImportedModel:
 def import_model(model: Source, *, strict_links: bool = False) -> ImportedModel:
     """Read, check and import a model, and bring its operators to their newest versions.
 
-    model is a path (or a directory that holds model.onnx), the bytes of a model, or a ModelProto. Whatever is wrong with
-    it is a ModelError that starts with the path; UnsupportedError lists every node that cannot run.
+    model is a path (or a directory that holds model.onnx), the bytes of a model, or a ModelProto. Whatever is wrong
+    with it is a ModelError that starts with the path; UnsupportedError lists every node that cannot run.
     """
     path = None if isinstance(model, (ModelProto, bytes)) else _model_path(model)
     label = str(path) if path is not None else "model"
@@ -70,7 +70,7 @@ def _parse(source: bytes | Path | None) -> ModelProto:
         raise ModelError("the file is empty, expected an ONNX model; download it again")
     proto = ModelProto()
     try:
-        proto.ParseFromString(data)  # type: ignore[arg-type]
+        proto.ParseFromString(data)  # pyright: ignore[reportArgumentType]
     except DecodeError as e:
         raise ModelError("not an ONNX model, or cut off or damaged: its protobuf cannot be read") from e
     return proto
@@ -90,7 +90,7 @@ def _file_bytes(path: Path | None) -> memoryview:
             raise ModelError(f"the directory holds no {_DEFAULT_FILE}; give the path of the model file")
         if not stat.S_ISREG(status.st_mode):
             raise ModelError("expected a regular file")
-        return memoryview(map_file(fd, status.st_size))
+        return memoryview(map_file(fd, status.st_size))  # pyright: ignore[reportArgumentType]
     finally:
         os.close(fd)
 

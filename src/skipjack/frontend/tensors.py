@@ -1,4 +1,4 @@
-"""TensorProto and SparseTensorProto to numpy: every size is checked against the bytes present before anything is made."""
+"""TensorProto and SparseTensorProto to numpy: sizes are checked against the bytes present before anything is made."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Tensors:
         values = self.dense(proto.values, f"{what} values")
         indices = self.dense(proto.indices, f"{what} indices")
         if values.ndim != 1 or indices.dtype != np.int64 or values.dtype == object:
-            raise ModelError(f"{what}: expected 1-D numeric values and int64 indices, got {values.shape}, {indices.dtype}")
+            raise ModelError(f"{what}: expected 1-D numbers and int64 indices, got {values.shape}, {indices.dtype}")
         dense_bytes = _count(dims) * values.dtype.itemsize
         if dense_bytes > max(_SPARSE_FREE_BYTES, _SPARSE_BYTES_PER_VALUE_BYTE * values.nbytes):
             raise ModelError(f"{what}: {values.size} values do not justify a dense tensor of {dense_bytes} bytes")
@@ -97,7 +97,7 @@ def _byte_count(dtype: DType, count: int) -> int:
 def _expect_size(expected: int, got: int, unit: str, dims: tuple[int, ...], dtype: DType, what: str) -> None:
     if expected != got:
         raise ModelError(
-            f"{what}: dims {list(dims)} of {dtype.value} need {expected} {unit}, got {got}; the file is damaged or cut off"
+            f"{what}: dims {list(dims)} of {dtype.value} need {expected} {unit}, got {got}; the file is damaged"
         )
 
 
@@ -170,7 +170,10 @@ def _positions(indices: np.ndarray, n_values: int, dims: tuple[int, ...], what: 
     limits = np.array(dims if indices.ndim == 2 else [_count(dims)], np.int64)
     if n_values and bool(((indices < 0) | (indices >= limits)).any()):
         raise ModelError(f"{what}: an index lies outside dims {list(dims)}")
-    flat = np.ravel_multi_index(tuple(indices.T), dims) if indices.ndim == 2 and n_values else indices.reshape(-1)
+    flat = indices.reshape(-1)
+    if indices.ndim == 2:
+        strides = [_count(dims[i + 1 :]) for i in range(len(dims))]
+        flat = (indices * np.array(strides, np.int64)).sum(axis=1)
     if bool((np.diff(flat) <= 0).any()):
         raise ModelError(f"{what}: indices must be in ascending order without repeats")
     return flat

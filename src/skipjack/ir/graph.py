@@ -16,10 +16,8 @@ import numpy as np
 from skipjack.ir.types import TensorType, ValueType
 from skipjack.lang.expr import Expr
 
-Attr: TypeAlias = (
-    "int | float | str | bytes | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]"
-    " | tuple[np.ndarray, ...] | tuple[Graph, ...] | np.ndarray | Graph | ValueType | Expr"
-)
+Scalars: TypeAlias = int | float | str | bytes | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
+Attr: TypeAlias = "Scalars | tuple[np.ndarray, ...] | tuple[Graph, ...] | np.ndarray | Graph | ValueType | Expr"
 EMPTY: Mapping[str, Attr] = MappingProxyType({})
 
 ONNX = ""

@@ -1,0 +1,237 @@
+"""Which versions of which operators differ from the newest one, and the walk that rewrites them.
+
+BREAKS: a node written for an opset below the version is rewritten by the upgrader into nodes valid from there on.
+COMPATIBLE: versions since opset 7 after which nothing has to be rewritten: they added element types, optional inputs,
+or attributes whose defaults mean what the older version did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from skipjack.frontend.upgrade import early, inputs, normalise
+from skipjack.frontend.upgrade.rewrite import Rewrite, Upgrader
+from skipjack.frontend.upgrade.scan import scan_batch
+from skipjack.ir.graph import Node
+
+_ALWAYS = 10**6
+
+_BROADCASTING = ("Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor")
+_CONSUMING = (
+    *("Abs", "Ceil", "Clip", "Elu", "Exp", "Floor", "HardSigmoid", "InstanceNormalization", "LeakyRelu", "Log", "Max"),
+    *("Mean", "Min", "Neg", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sqrt", "Sum", "Tanh"),
+)
+_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+_axes_input = inputs.ints_to_input("axes")
+_unused_consumption = early.drop("consumed_inputs")
+_unused_training = early.drop("consumed_inputs", "is_test")
+
+_PLAIN: dict[str, tuple[tuple[int, Upgrader], ...]] = {
+    "BatchNormalization": (
+        (7, _unused_training),
+        (9, normalise.batch_norm_per_element),
+        (14, normalise.batch_norm_outputs),
+    ),
+    "Cast": ((6, early.cast_name),),
+    "Clip": ((6, _unused_consumption), (11, inputs.clip)),
+    "Concat": ((4, early.concat_axis),),
+    "DFT": ((20, inputs.dft),),
+    "Dropout": ((7, _unused_training), (10, normalise.dropout_mask), (12, normalise.dropout)),
+    "GRU": ((7, early.drop("output_sequence")),),
+    "Gemm": ((7, early.drop("broadcast")),),
+    "GridSample": ((20, inputs.grid_sample),),
+    "GroupNormalization": ((21, normalise.group_norm),),
+    "Hardmax": ((13, normalise.softmax_2d),),
+    "LSTM": ((7, early.drop("output_sequence")),),
+    "LogSoftmax": ((13, normalise.softmax_2d),),
+    "PRelu": ((7, early.prelu),),
+    "Pad": ((2, early.pad_name), (11, inputs.pad)),
+    "RNN": ((7, early.drop("output_sequence")),),
+    "ReduceSum": ((13, _axes_input),),
+    "Reshape": ((5, early.reshape_attribute),),
+    "Resize": ((11, inputs.resize),),
+    "RoiAlign": ((16, inputs.roi_align),),
+    "Scan": ((9, scan_batch),),
+    "Scatter": ((_ALWAYS, inputs.scatter),),
+    "Slice": ((10, inputs.slice_),),
+    "Softmax": ((13, normalise.softmax_2d),),
+    "Split": ((13, inputs.ints_to_input("split")), (18, inputs.split_evenly)),
+    "Squeeze": ((13, _axes_input),),
+    "TopK": ((10, inputs.top_k),),
+    "Unsqueeze": ((13, _axes_input),),
+    "Upsample": ((7, early.upsample_sides), (9, inputs.upsample_scales), (_ALWAYS, inputs.upsample)),
+}
+BREAKS: Mapping[str, tuple[tuple[int, Upgrader], ...]] = MappingProxyType(
+    {
+        **dict.fromkeys(_BROADCASTING, ((7, early.broadcast),)),
+        **dict.fromkeys(_CONSUMING, ((6, _unused_consumption),)),
+        **{f"Reduce{kind}": ((18, _axes_input),) for kind in _REDUCTIONS},
+        **_PLAIN,
+    }
+)
+
+COMPATIBLE: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        "Abs": (13,),
+        "Acos": (22,),
+        "Acosh": (22,),
+        "Add": (13, 14),
+        "ArgMax": (11, 12, 13),
+        "ArgMin": (11, 12, 13),
+        "Asin": (22,),
+        "Asinh": (22,),
+        "Atan": (22,),
+        "Atanh": (22,),
+        "Attention": (24, 25),
+        "AveragePool": (10, 11, 19, 22),
+        "BatchNormalization": (15,),
+        "Bernoulli": (22,),
+        "BitShift": (28,),
+        "Cast": (9, 13, 19, 21, 23, 24, 25, 28),
+        "CastLike": (19, 21, 23, 24, 25),
+        "Ceil": (13,),
+        "Celu": (28,),
+        "Clip": (12, 13),
+        "Compress": (11, 28),
+        "Concat": (11, 13),
+        "Constant": (9, 11, 12, 13, 19, 21, 23, 24, 25),
+        "ConstantOfShape": (20, 21, 23, 24, 25),
+        "Conv": (11, 22),
+        "ConvTranspose": (11, 22),
+        "Cos": (22,),
+        "Cosh": (22,),
+        "CumSum": (14,),
+        "DeformConv": (22,),
+        "DepthToSpace": (11, 13, 28),
+        "DequantizeLinear": (13, 19, 21, 23, 24, 25, 28),
+        "Det": (22,),
+        "Div": (13, 14),
+        "Dropout": (13, 22),
+        "Einsum": (28,),
+        "Elu": (22,),
+        "Equal": (11, 13, 19),
+        "Erf": (13,),
+        "Exp": (13,),
+        "Expand": (13,),
+        "EyeLike": (22,),
+        "Flatten": (9, 11, 13, 21, 23, 24, 25),
+        "Floor": (13,),
+        "GRU": (14, 22),
+        "Gather": (11, 13),
+        "GatherElements": (13,),
+        "GatherND": (12, 13),
+        "Gemm": (9, 11, 13),
+        "GlobalAveragePool": (22,),
+        "GlobalLpPool": (22,),
+        "GlobalMaxPool": (22,),
+        "Greater": (9, 13),
+        "GreaterOrEqual": (16,),
+        "GridSample": (22,),
+        "HardSigmoid": (22,),
+        "HardSwish": (22,),
+        "Hardmax": (11,),
+        "Identity": (13, 14, 16, 19, 21, 23, 24, 25),
+        "If": (11, 13, 16, 19, 21, 23, 24, 25),
+        "InstanceNormalization": (22,),
+        "IsInf": (20,),
+        "IsNaN": (13, 20),
+        "LRN": (13,),
+        "LSTM": (14, 22),
+        "LeakyRelu": (16,),
+        "Less": (9, 13),
+        "LessOrEqual": (16,),
+        "Log": (13,),
+        "LogSoftmax": (11,),
+        "Loop": (11, 13, 16, 19, 21, 23, 24, 25),
+        "LpNormalization": (22,),
+        "LpPool": (11, 18, 22),
+        "MatMul": (9, 13),
+        "Max": (8, 12, 13),
+        "MaxPool": (8, 10, 11, 12, 22),
+        "MaxRoiPool": (22,),
+        "MaxUnpool": (11, 22),
+        "Mean": (8, 13),
+        "MeanVarianceNormalization": (13,),
+        "Min": (8, 12, 13),
+        "Mish": (22,),
+        "Mod": (13, 28),
+        "Mul": (13, 14),
+        "Multinomial": (22,),
+        "Neg": (13,),
+        "NegativeLogLikelihoodLoss": (13, 22),
+        "NonMaxSuppression": (11,),
+        "NonZero": (13,),
+        "OneHot": (11, 28),
+        "Optional": (28,),
+        "OptionalGetElement": (18, 28),
+        "OptionalHasElement": (18, 28),
+        "PRelu": (9, 16),
+        "Pad": (13, 18, 19, 21, 23, 24, 25),
+        "Pow": (12, 13, 15),
+        "QLinearMatMul": (21,),
+        "QuantizeLinear": (13, 19, 21, 23, 24, 25, 28),
+        "RNN": (14, 22),
+        "RandomNormal": (22,),
+        "RandomNormalLike": (22,),
+        "RandomUniform": (22,),
+        "RandomUniformLike": (22,),
+        "Range": (27,),
+        "Reciprocal": (13,),
+        "ReduceL1": (11, 13),
+        "ReduceL2": (11, 13),
+        "ReduceLogSum": (11, 13, 28),
+        "ReduceLogSumExp": (11, 13, 28),
+        "ReduceMax": (11, 12, 13, 20),
+        "ReduceMean": (11, 13),
+        "ReduceMin": (11, 12, 13, 20),
+        "ReduceProd": (11, 13),
+        "ReduceSum": (11,),
+        "ReduceSumSquare": (11, 13),
+        "Relu": (13, 14),
+        "Reshape": (13, 14, 19, 21, 23, 24, 25),
+        "Resize": (13, 18, 19),
+        "ReverseSequence": (28,),
+        "RoiAlign": (22,),
+        "Round": (22,),
+        "Scan": (11, 16, 19, 21, 23, 24, 25),
+        "ScatterElements": (13, 16, 18),
+        "ScatterND": (13, 16, 18),
+        "Selu": (22,),
+        "Shape": (13, 15, 19, 21, 23, 24, 25),
+        "Sigmoid": (13,),
+        "Sign": (13,),
+        "Sin": (22,),
+        "Sinh": (22,),
+        "Size": (13, 19, 21, 23, 24, 25),
+        "Slice": (11, 13),
+        "Softmax": (11,),
+        "SoftmaxCrossEntropyLoss": (13,),
+        "Softplus": (22,),
+        "Softsign": (22,),
+        "SpaceToDepth": (13, 28),
+        "Split": (11,),
+        "SplitToSequence": (24,),
+        "Sqrt": (13,),
+        "Squeeze": (11, 21, 23, 24, 25),
+        "Sub": (13, 14),
+        "Sum": (8, 13),
+        "Tan": (22,),
+        "Tanh": (13,),
+        "ThresholdedRelu": (22,),
+        "Tile": (13,),
+        "TopK": (11, 24),
+        "Transpose": (13, 21, 23, 24, 25),
+        "Unique": (28,),
+        "Unsqueeze": (11, 21, 23, 24, 25),
+        "Where": (16,),
+    }
+)
+
+
+def to_newest(node: Node, opset: int, rewrite: Rewrite) -> list[Node]:
+    """The node as newest operators, given the opset it was written for."""
+    for version, upgrade in BREAKS.get(node.op, ()):
+        if opset < version:
+            return [newest for made in upgrade(node, rewrite) for newest in to_newest(made, version, rewrite)]
+    return [node]
