@@ -1,7 +1,8 @@
 """The interleaved comparison: engines in processes of their own take turns on one core.
 
-Outputs are compared before anything is timed; an engine whose outputs differ gets no ratio. In each round every engine runs once, in
-random order, and the ratio is formed inside the round, so that slow drifts of the machine cancel. Only one engine computes at a time.
+Outputs are compared before anything is timed; an engine whose outputs differ gets no ratio. In each round every engine
+has one turn, in random order, and the ratio is formed inside the round, so that slow drifts of the machine cancel. Only
+one engine computes at a time.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from benchmarks.peers import PeerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET_SHARE = 0.97
+FLOAT32 = PeerSettings()
 FEWEST_QUIET_ROUNDS = 5
 
 
@@ -38,7 +40,7 @@ class Contender:
     label: str
     engine: str
     model: Path
-    settings: PeerSettings = PeerSettings()
+    settings: PeerSettings = FLOAT32
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -216,8 +218,8 @@ def _admit(
         live[contender.label] = runner
         return
     result.refused[contender.label] = (
-        f"{contender.label}: outputs differ by {agreement.max_error:.2g} of their scale (cosine {agreement.cosine:.5f}), "
-        f"allowed {max_error:.2g} (cosine {min_cosine:.5f})"
+        f"{contender.label}: outputs differ by {agreement.max_error:.2g}, cosine {agreement.cosine:.5f}; "
+        f"allowed {max_error:.2g}, {min_cosine:.5f}"
     )
     runner.close()
 

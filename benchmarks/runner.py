@@ -1,7 +1,7 @@
 """A child process that holds one loaded engine and runs it on command.
 
-Speaks one JSON object a line. Commands: `load`, `outputs`, `run` (iterations), `quit`. Stdout belongs to the protocol: whatever
-an engine prints goes to stderr. The process is pinned to one core before any engine is imported.
+Speaks one JSON object a line. Commands: `load`, `outputs`, `run` (iterations), `quit`. Stdout belongs to the protocol:
+whatever an engine prints goes to stderr. The process is pinned to one core before any engine is imported.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Tolerance:
 
 
 FLOAT32_TOLERANCE = Tolerance(1e-3, 0.9999)
-LOW_PRECISION_TOLERANCE = Tolerance(0.5, 0.97)
+LOW_PRECISION_TOLERANCE = Tolerance(1.0, 0.97)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def measure_batch_norms(module: nn.Module, sample: torch.Tensor) -> None:
 
 
 def initialise_convs(module: nn.Module, generator: torch.Generator) -> None:
-    """Scales each convolution so that unit-variance input gives about unit-variance output after a ReLU-like function."""
+    """Scales each convolution so that unit-variance input gives about unit variance after a ReLU."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             fan_in = layer.weight[0].numel()

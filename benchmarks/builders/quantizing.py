@@ -37,7 +37,7 @@ class RandomBatches(CalibrationDataReader):
 
 
 def quantise_static(source: Path, target: Path, *, outputs_too: bool) -> None:
-    """u8 activations, s8 weights per channel, QDQ; `outputs_too` adds layer outputs and the ops between convolutions."""
+    """QDQ, u8 activations, s8 weights per channel; `outputs_too` adds layer outputs and the ops between."""
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"

@@ -1,7 +1,7 @@
 """Variant names and how each is made from another file.
 
-A name is `fp32`, or parts joined by dashes: `pNN` (NN % of the weights zero), `b4` after it (whole 1x4 blocks), and one of
-`qdq` (layer inputs quantised), `qdqio` (inputs and outputs), `dynamic`. Examples: p90, p90-b4, qdq, p90-b4-qdqio.
+A name is `fp32`, or parts joined by dashes: `pNN` (NN % of the weights zero), `b4` after it (whole 1x4 blocks), and
+one of `qdq` (layer inputs quantised), `qdqio` (inputs and outputs), `dynamic`. Examples: p90, p90-b4, p90-b4-qdqio.
 """
 
 from __future__ import annotations
