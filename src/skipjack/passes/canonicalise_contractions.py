@@ -1,0 +1,236 @@
+"""Bring MatMul, Gemm, FusedMatMul, Conv, FusedConv and ConvTranspose to the normal forms Linear, MatMul, Conv."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from skipjack.core.dims import Dim
+from skipjack.core.dtypes import DType
+from skipjack.ir.graph import MS, ONNX, SKIPJACK, Attr, Graph, Node
+from skipjack.lang.expr import Expr, arg
+from skipjack.passes.rewrite import Edit, node
+
+_FLOATS = frozenset({DType.F32, DType.F16, DType.BF16, DType.F64})
+
+
+@dataclass(frozen=True)
+class CanonicaliseContractions:
+    """Float contractions only. One whose operand is dequantised stays as it is: integer kernels match it whole."""
+
+    name: str = "canonicalise_contractions"
+
+    def apply(self, graph: Graph) -> Graph:
+        edit = Edit(graph)
+        for n in graph.nodes:
+            rule = _RULES.get((n.domain, n.op))
+            t = edit.tensor(n.input(0))
+            if rule is None or t is None or t.dtype not in _FLOATS or _is_quantised(edit, n):
+                continue
+            rule(edit, n)
+        return edit.finish()
+
+
+def _is_quantised(edit: Edit, n: Node) -> bool:
+    return edit.made_by(n.input(0), "DequantizeLinear") is not None and all(
+        edit.made_by(i, "DequantizeLinear") is not None for i in n.inputs[:2]
+    )
+
+
+def int_attr(n: Node, name: str, default: int) -> int:
+    """An integer attribute."""
+    value = n.attrs.get(name, default)
+    assert isinstance(value, int), f"attribute {name} of {n.origin} is an integer after import"
+    return int(value)
+
+
+def float_attr(n: Node, name: str, default: float) -> float:
+    """A float attribute."""
+    value = n.attrs.get(name, default)
+    assert isinstance(value, int | float), f"attribute {name} of {n.origin} is a number after import"
+    return float(value)
+
+
+def ints_attr(n: Node, name: str, default: Sequence[int]) -> tuple[int, ...]:
+    """An attribute holding integers."""
+    value = n.attrs.get(name)
+    return tuple(int(v) for v in value) if isinstance(value, tuple) else tuple(default)  # pyright: ignore[reportArgumentType]
+
+
+def _matmul(edit: Edit, n: Node) -> None:
+    _contraction(edit, n, n.input(0), n.input(1), (0, 0), 1.0)
+
+
+def _fused_matmul(edit: Edit, n: Node) -> None:
+    if int_attr(n, "transBatchA", 0) or int_attr(n, "transBatchB", 0):
+        return
+    transposed = (int_attr(n, "transA", 0), int_attr(n, "transB", 0))
+    _contraction(edit, n, n.input(0), n.input(1), transposed, float_attr(n, "alpha", 1.0))
+
+
+def _contraction(edit: Edit, n: Node, a: str, b: str, trans: tuple[int, int], alpha: float) -> None:
+    """Linear when b is a constant matrix, MatMul when both have two axes or more; other products stay."""
+    ranks = edit.rank(a), edit.rank(b)
+    weight = edit.array(b)
+    if weight is not None and weight.ndim == 2 and not trans[0]:
+        edit.replace(n, [_linear(edit, a, b, weight, trans[1], alpha, n.outputs[0])])
+    elif None not in ranks and all(r is not None and r >= 2 for r in ranks):
+        edit.replace(n, [_dynamic(a, b, trans, alpha, n.outputs[0])])
+
+
+def _dynamic(a: str, b: str, trans: tuple[int, int], alpha: float, output: str) -> Node:
+    return node("MatMul", (a, b), output, SKIPJACK, trans_a=trans[0], trans_b=trans[1], alpha=alpha)
+
+
+def _linear(edit: Edit, x: str, w: str, weight: np.ndarray, transposed: int, alpha: float, output: str) -> Node:
+    if transposed or alpha != 1.0:
+        changed = (weight.T if transposed else weight).astype(np.float64) * alpha
+        w = edit.constant(changed.astype(weight.dtype), f"{w}.linear")
+    return node("Linear", (x, w), output, SKIPJACK)
+
+
+def _gemm(edit: Edit, n: Node) -> None:
+    alpha, beta = float_attr(n, "alpha", 1.0), float_attr(n, "beta", 1.0)
+    trans = (int_attr(n, "transA", 0), int_attr(n, "transB", 0))
+    addend = "" if beta == 0 else n.input(2)
+    t = edit.tensor(n.input(0))
+    if t is None or (addend and edit.rank(addend) is None):
+        return
+    product = n.outputs[0] if not addend else edit.name(f"{n.outputs[0]}.product")
+    weight = edit.array(n.input(1))
+    if weight is not None and not trans[0]:
+        made = _linear(edit, n.input(0), n.input(1), weight, trans[1], alpha, product)
+    else:
+        made = _dynamic(n.input(0), n.input(1), trans, alpha, product)
+    if not addend:
+        edit.replace(n, [made])
+    elif beta != 1.0:
+        factor = edit.constant(np.array(beta, t.dtype.np), f"{n.outputs[0]}.beta")
+        scaled = edit.name(f"{n.outputs[0]}.scaled")
+        terms = [node("Mul", (addend, factor), scaled), node("Add", (product, scaled), n.outputs[0])]
+        edit.replace(n, [made, *terms])
+    else:
+        edit.replace(n, [made, node("Add", (product, addend), n.outputs[0])])
+
+
+def _conv(edit: Edit, n: Node) -> None:
+    window = _window(edit, n)
+    if window is None:
+        return
+    attrs = _window_attrs(n, window)
+    pads = _resolved_pads(edit, n, window, attrs)
+    if pads is not None:
+        attrs["pads"] = pads
+        attrs.pop("auto_pad", None)
+    result = n.outputs[0]
+    extras, epilogue = _bias(edit, n)
+    if n.domain == MS and n.attrs.get("activation") is not None:
+        _fused_conv(edit, n, attrs, extras, epilogue)
+        return
+    edit.replace(n, [_with_epilogue(node("Conv", (*n.inputs[:2], *extras), result, SKIPJACK, **attrs), epilogue)])
+
+
+def _fused_conv(edit: Edit, n: Node, attrs: dict[str, Attr], extras: tuple[str, ...], epilogue: Expr | None) -> None:
+    """Conv, an optional sum with a fourth input, then the activation the attribute names, as nodes of their own."""
+    name, shape = str(n.attrs["activation"]), n.attrs.get("activation_params")
+    numbers = [float(v) for v in shape] if isinstance(shape, tuple) else []  # pyright: ignore[reportArgumentType]
+    result = edit.name(f"{n.outputs[0]}.conv")
+    made = [_with_epilogue(node("Conv", (*n.inputs[:2], *extras), result, SKIPJACK, **attrs), epilogue)]
+    if n.input(3):
+        total = edit.name(f"{n.outputs[0]}.sum")
+        made.append(node("Add", (result, n.input(3)), total))
+        result = total
+    if name == "Clip":
+        t = edit.tensor(n.input(0))
+        assert t is not None, "the caller looked at the type of the input"
+        bounds = [edit.constant(np.array(v, t.dtype.np), f"{n.outputs[0]}.bound") for v in numbers]
+        made.append(node("Clip", (result, *bounds), n.outputs[0]))
+    elif name in ("LeakyRelu", "HardSigmoid"):
+        keys = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta")}[name]
+        values: dict[str, Attr] = dict(zip(keys, numbers))
+        made.append(node(name, (result,), n.outputs[0], **values))
+    else:
+        made.append(node(name, (result,), n.outputs[0]))
+    edit.replace(n, made)
+
+
+@dataclass(frozen=True)
+class _Window:
+    kernel: tuple[int, ...]
+    spatial: tuple[Dim, ...]
+
+
+def _window(edit: Edit, n: Node) -> _Window | None:
+    x, w = edit.tensor(n.input(0)), edit.tensor(n.input(1))
+    if x is None or w is None or x.shape is None or w.shape is None or len(x.shape) < 3:
+        return None
+    kernel = ints_attr(n, "kernel_shape", [k for k in w.shape[2:] if isinstance(k, int)])
+    return _Window(kernel, x.shape[2:]) if len(kernel) == len(x.shape) - 2 else None
+
+
+def _window_attrs(n: Node, window: _Window) -> dict[str, Attr]:
+    ones = [1] * len(window.kernel)
+    return {
+        "strides": ints_attr(n, "strides", ones),
+        "dilations": ints_attr(n, "dilations", ones),
+        "pads": ints_attr(n, "pads", [0] * (2 * len(ones))),
+        "group": int_attr(n, "group", 1),
+        "auto_pad": str(n.attrs.get("auto_pad", "NOTSET")),
+    }
+
+
+def _resolved_pads(edit: Edit, n: Node, window: _Window, attrs: dict[str, Attr]) -> tuple[int, ...] | None:
+    """Begin pads, then end pads; None while they depend on a size that is not known."""
+    kind = attrs["auto_pad"]
+    if kind in ("NOTSET", ""):
+        return ints_attr(n, "pads", [0] * (2 * len(window.kernel)))
+    if kind == "VALID":
+        return (0,) * (2 * len(window.kernel))
+    begin: list[int] = []
+    end: list[int] = []
+    strides, dilations = ints_attr(n, "strides", [1] * 9), ints_attr(n, "dilations", [1] * 9)
+    for size, kernel, stride, dilation in zip(window.spatial, window.kernel, strides, dilations):
+        reach = (kernel - 1) * dilation + 1
+        if not isinstance(size, int) and stride != 1:
+            return None
+        total = reach - 1 if not isinstance(size, int) else max(0, (-(-size // stride) - 1) * stride + reach - size)
+        small = total // 2
+        begin.append(small if kind == "SAME_UPPER" else total - small)
+        end.append(total - small if kind == "SAME_UPPER" else small)
+    return (*begin, *end)
+
+
+def _bias(edit: Edit, n: Node) -> tuple[tuple[str, ...], Expr | None]:
+    t = edit.tensor(n.input(0))
+    if not n.input(2) or t is None:
+        return (), None
+    return (n.input(2),), arg(0, t.dtype) + arg(1, t.dtype)
+
+
+def _with_epilogue(n: Node, epilogue: Expr | None) -> Node:
+    return n if epilogue is None else n.with_attrs(epilogue=epilogue)
+
+
+def _conv_transpose(edit: Edit, n: Node) -> None:
+    window = _window(edit, n)
+    if window is None or n.attrs.get("output_shape") is not None:
+        return
+    attrs = _window_attrs(n, window)
+    if attrs.pop("auto_pad") not in ("NOTSET", "", "VALID"):
+        return
+    attrs["output_padding"] = ints_attr(n, "output_padding", [0] * len(window.kernel))
+    extras, epilogue = _bias(edit, n)
+    made = node("ConvTranspose", (*n.inputs[:2], *extras), n.outputs[0], SKIPJACK, **attrs)
+    edit.replace(n, [_with_epilogue(made, epilogue)])
+
+
+_RULES: dict[tuple[str, str], Callable[[Edit, Node], None]] = {
+    (ONNX, "MatMul"): _matmul,
+    (ONNX, "Gemm"): _gemm,
+    (ONNX, "Conv"): _conv,
+    (ONNX, "ConvTranspose"): _conv_transpose,
+    (MS, "FusedMatMul"): _fused_matmul,
+    (MS, "FusedConv"): _conv,
+}

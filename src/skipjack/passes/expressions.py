@@ -1,0 +1,71 @@
+"""Building one expression out of several: arguments replaced by expressions, numbers put in, powers made cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from skipjack.core.dtypes import DType
+from skipjack.lang.expr import Expr, arg, cast
+
+
+def substitute(e: Expr, replacements: Mapping[int, Expr]) -> Expr:
+    """e with argument i replaced by replacements[i]. Shared parts stay shared; arguments without one stay."""
+    return _substituted(e, replacements, {})
+
+
+def _substituted(e: Expr, replacements: Mapping[int, Expr], memo: dict[int, Expr]) -> Expr:
+    if id(e) in memo:
+        return memo[id(e)]
+    if e.op == "input":
+        out = replacements.get(int(e.value), e)
+    elif not e.args:
+        out = e
+    else:
+        out = _cheaper(replace(e, args=tuple(_substituted(a, replacements, memo) for a in e.args)))
+    memo[id(e)] = out
+    return out
+
+
+def _cheaper(e: Expr) -> Expr:
+    """Powers with a small constant exponent as products and roots."""
+    if e.op != "pow" or e.args[1].op != "const" or not e.dtype.is_float:
+        return e
+    x, exponent = e.args[0], float(e.args[1].value)
+    if x.dtype is not e.dtype:
+        return e
+    if exponent in (1.0, 2.0, 3.0):
+        return {1.0: x, 2.0: x * x, 3.0: x * x * x}[exponent]
+    return e
+
+
+def count_operations(e: Expr) -> int:
+    """How many distinct operations e does; inputs and constants are free."""
+    seen: dict[int, Expr] = {}
+    _collect(e, seen)
+    return sum(1 for part in seen.values() if part.args)
+
+
+def arguments(e: Expr) -> frozenset[int]:
+    """The indices of the arguments e reads."""
+    seen: dict[int, Expr] = {}
+    _collect(e, seen)
+    return frozenset(int(part.value) for part in seen.values() if part.op == "input")
+
+
+def _collect(e: Expr, seen: dict[int, Expr]) -> None:
+    if id(e) in seen:
+        return
+    seen[id(e)] = e
+    for a in e.args:
+        _collect(a, seen)
+
+
+def add_argument(index: int, dtype: DType) -> Expr:
+    """Argument 0 plus argument index: the epilogue that adds a bias or a residual."""
+    return arg(0, dtype) + arg(index, dtype)
+
+
+def converted(e: Expr, dtype: DType) -> Expr:
+    """e as an expression of type dtype."""
+    return cast(e, dtype)
