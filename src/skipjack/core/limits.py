@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from skipjack.core.errors import ResourceError
+from skipjack.core.knobs import MAX_MEMORY
 
 DEFAULT_LIMIT_BYTES = 16 << 30
+"""The limit when the knob leaves it to the machine."""
 
 
 def max_memory_bytes() -> int:
     """The largest single allocation that a model may ask for."""
-    return DEFAULT_LIMIT_BYTES
+    return int(MAX_MEMORY.get()) or DEFAULT_LIMIT_BYTES
 
 
 def check_allocation(elements: int, itemsize: int, what: str) -> None:
