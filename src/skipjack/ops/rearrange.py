@@ -1,15 +1,13 @@
-"""Operators that rearrange or mask elements by position: depth and space, triangles, columns of an image."""
+"""Operators that rearrange or mask elements by position: depth and space, triangles."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from skipjack.core.dims import Dim, floordiv, product
+from skipjack.core.dims import Dim, floordiv
 from skipjack.core.dtypes import DType
-from skipjack.core.limits import check_allocation
 from skipjack.ir.types import Shape, TensorType, ValueType
 from skipjack.ops.registry import Infer, Op, Ref, register
 from skipjack.ops.rules import attr_dtype, fresh_shape, same_as_first
@@ -106,45 +104,7 @@ def _eye(r: Ref) -> list[Any]:
     return [np.eye(*x.shape, k=r.attr("k", 0)).astype(dtype)]
 
 
-def _col2im_rule(i: Infer) -> list[ValueType]:
-    x = i.tensor(0)
-    image, block = i.ints(1), i.ints(2)
-    if x.shape is None:
-        return [TensorType(x.dtype, None)]
-    if len(x.shape) != 3:
-        i.fail("an input of rank 3", f"rank {len(x.shape)}")
-    count = i.tensor(1).elements
-    if image is None and not isinstance(count, int):
-        return [TensorType(x.dtype, None)]
-    sizes = fresh_shape(i, count, "image") if image is None and isinstance(count, int) else tuple(image or ())
-    channels = i.fresh("channels") if block is None else floordiv(x.shape[1], product(block))
-    return [TensorType(x.dtype, (x.shape[0], channels, *sizes))]
-
-
-def _col2im(r: Ref) -> list[Any]:
-    x = np.asarray(r.get(0))
-    image, block = [[int(d) for d in r.get(n).reshape(-1)] for n in (1, 2)]
-    rank = len(image)
-    strides, dilations = r.attr("strides") or (1,) * rank, r.attr("dilations") or (1,) * rank
-    pads = r.attr("pads") or (0,) * (2 * rank)
-    padded = [d + pads[a] + pads[a + rank] for a, d in enumerate(image)]
-    steps = [(p - dilations[a] * (block[a] - 1) - 1) // strides[a] + 1 for a, p in enumerate(padded)]
-    channels = x.shape[1] // math.prod(block)
-    if x.shape[1:] != (channels * math.prod(block), math.prod(steps)):
-        r.fail(f"columns of shape [N, C * {math.prod(block)}, {math.prod(steps)}]", list(x.shape))
-    check_allocation(x.shape[0] * channels * math.prod(padded), x.dtype.itemsize, str(r.node.origin))
-    out = np.zeros((x.shape[0], channels, *padded), x.dtype)
-    columns = x.reshape(x.shape[0], channels, *block, *steps)
-    for tap in np.ndindex(*block):
-        first = [t * d for t, d in zip(tap, dilations)]
-        places = tuple(slice(f, f + n * s, s) for f, n, s in zip(first, steps, strides))
-        out[(slice(None), slice(None), *places)] += columns[(slice(None), slice(None), *tap)]
-    inner = tuple(slice(pads[a], pads[a] + d) for a, d in enumerate(image))
-    return [out[(slice(None), slice(None), *inner)]]
-
-
 register(Op("DepthToSpace", _depth_to_space_rule, _depth_to_space))
 register(Op("SpaceToDepth", _space_to_depth_rule, _space_to_depth))
 register(Op("Trilu", _trilu_rule, _trilu))
 register(Op("EyeLike", _eye_rule, _eye))
-register(Op("Col2Im", _col2im_rule, _col2im))
