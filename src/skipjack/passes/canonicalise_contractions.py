@@ -129,7 +129,7 @@ def _conv(edit: Edit, n: Node) -> None:
     if n.domain == MS and n.attrs.get("activation") is not None:
         _fused_conv(edit, n, attrs, extras, epilogue)
         return
-    edit.replace(n, [_with_epilogue(node("Conv", (*n.inputs[:2], *extras), result, SKIPJACK, **attrs), epilogue)])
+    edit.replace(n, [_with_epilogue(Node("Conv", (*n.inputs[:2], *extras), (result,), attrs, SKIPJACK), epilogue)])
 
 
 def _fused_conv(edit: Edit, n: Node, attrs: dict[str, Attr], extras: tuple[str, ...], epilogue: Expr | None) -> None:
@@ -137,7 +137,7 @@ def _fused_conv(edit: Edit, n: Node, attrs: dict[str, Attr], extras: tuple[str, 
     name, shape = str(n.attrs["activation"]), n.attrs.get("activation_params")
     numbers = [float(v) for v in shape] if isinstance(shape, tuple) else []  # pyright: ignore[reportArgumentType]
     result = edit.name(f"{n.outputs[0]}.conv")
-    made = [_with_epilogue(node("Conv", (*n.inputs[:2], *extras), result, SKIPJACK, **attrs), epilogue)]
+    made = [_with_epilogue(Node("Conv", (*n.inputs[:2], *extras), (result,), attrs, SKIPJACK), epilogue)]
     if n.input(3):
         total = edit.name(f"{n.outputs[0]}.sum")
         made.append(node("Add", (result, n.input(3)), total))
@@ -150,7 +150,7 @@ def _fused_conv(edit: Edit, n: Node, attrs: dict[str, Attr], extras: tuple[str, 
     elif name in ("LeakyRelu", "HardSigmoid"):
         keys = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta")}[name]
         values: dict[str, Attr] = dict(zip(keys, numbers))
-        made.append(node(name, (result,), n.outputs[0], **values))
+        made.append(Node(name, (result,), n.outputs, values))
     else:
         made.append(node(name, (result,), n.outputs[0]))
     edit.replace(n, made)
@@ -183,7 +183,7 @@ def _window_attrs(n: Node, window: _Window) -> dict[str, Attr]:
 
 def _resolved_pads(edit: Edit, n: Node, window: _Window, attrs: dict[str, Attr]) -> tuple[int, ...] | None:
     """Begin pads, then end pads; None while they depend on a size that is not known."""
-    kind = attrs["auto_pad"]
+    kind = str(attrs["auto_pad"])
     if kind in ("NOTSET", ""):
         return ints_attr(n, "pads", [0] * (2 * len(window.kernel)))
     if kind == "VALID":
@@ -222,7 +222,7 @@ def _conv_transpose(edit: Edit, n: Node) -> None:
         return
     attrs["output_padding"] = ints_attr(n, "output_padding", [0] * len(window.kernel))
     extras, epilogue = _bias(edit, n)
-    made = node("ConvTranspose", (*n.inputs[:2], *extras), n.outputs[0], SKIPJACK, **attrs)
+    made = Node("ConvTranspose", (*n.inputs[:2], *extras), n.outputs, attrs, SKIPJACK)
     edit.replace(n, [_with_epilogue(made, epilogue)])
 
 

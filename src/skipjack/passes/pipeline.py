@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from skipjack.ir.graph import Attr, Graph
+from skipjack.passes.canonicalise_contractions import CanonicaliseContractions
+from skipjack.passes.eliminate_dead_code import EliminateDeadCode
+from skipjack.passes.fold_batch_norms import FoldBatchNorms
+from skipjack.passes.fold_constants import FoldConstants
+from skipjack.passes.fold_pads import FoldPads
+from skipjack.passes.fold_scales import FoldScales
+from skipjack.passes.fuse_epilogues import FuseEpilogues
+from skipjack.passes.fuse_pointwise import FusePointwise
+from skipjack.passes.inline_constant_branches import InlineConstantBranches
+from skipjack.passes.merge_common_subexpressions import MergeCommonSubexpressions
 from skipjack.passes.propagate_types import PropagateTypes
+from skipjack.passes.remove_no_ops import RemoveNoOps
+from skipjack.passes.replace_size_arithmetic import ReplaceSizeArithmetic
 
 
 class Pass(Protocol):
@@ -27,7 +39,26 @@ class Options:
     on_stage: Callable[[str, Graph], None] | None = None
 
 
-PASSES: tuple[Pass, ...] = ()
+PASSES: tuple[Pass, ...] = (
+    InlineConstantBranches(),
+    FoldConstants(),
+    # Folding may have made conditions constant, and inlining makes more constants.
+    InlineConstantBranches(),
+    FoldConstants(),
+    # Only after folding is what remains of shape arithmetic truly symbolic.
+    ReplaceSizeArithmetic(),
+    RemoveNoOps(),
+    MergeCommonSubexpressions(),
+    # Gemm leaves an Add, BatchNormalization a Mul and an Add; fold_scales takes all of them in.
+    CanonicaliseContractions(),
+    FoldPads(),
+    FoldBatchNorms(),
+    FoldScales(),
+    # Every pattern above names operators; from here on elementwise ones are anonymous expressions.
+    FusePointwise(),
+    FuseEpilogues(),
+    EliminateDeadCode(),
+)
 
 
 def run(graph: Graph, options: Options = Options(), passes: Sequence[Pass] = PASSES) -> Graph:
