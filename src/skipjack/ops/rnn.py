@@ -51,7 +51,7 @@ NAMES = frozenset(_activations(0, 0))
 
 
 def gate_activations(x: Infer | Ref, defaults: Sequence[str]) -> list[tuple[str, float, float]]:
-    """(name, alpha, beta) of every gate, direction by direction; parameters come in order, only to those that take them."""
+    """(name, alpha, beta) of every gate, direction by direction; parameters go, in order, to those that take them."""
     count = DIRECTIONS[direction_of(x)]
     names = [str(n).lower() for n in x.attr("activations") or list(defaults) * count]
     if len(names) != len(defaults) * count or any(n not in NAMES for n in names):
@@ -166,7 +166,7 @@ class _Cell:
 def _run(
     r: Ref, x: np.ndarray, lengths: np.ndarray, step: Any, state: np.ndarray, cell: np.ndarray, reverse: bool
 ) -> Any:
-    """All steps of one direction over x [steps, batch, features]: outputs [steps, batch, hidden] and the last states."""
+    """One direction over x [steps, batch, features]: outputs [steps, batch, hidden] and the last states."""
     h, c = state, cell
     y = np.zeros((x.shape[0], x.shape[1], h.shape[1]), h.dtype)
     batch = np.arange(x.shape[1])
