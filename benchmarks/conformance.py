@@ -12,7 +12,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.ops.conformance import harness, runners
 
-RUNNERS = {"reference": runners.reference, "typed_reference": runners.typed_reference}
+RUNNERS = {
+    "reference": runners.reference,
+    "typed_reference": runners.typed_reference,
+    "symbolic_reference": runners.symbolic_reference,
+    "unknown_rank_reference": runners.unknown_rank_reference,
+}
 
 
 def main() -> None:

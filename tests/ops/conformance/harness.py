@@ -18,7 +18,14 @@ from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
 
 Runner = Callable[[onnx.ModelProto, Mapping[str, Any]], Sequence[Any]]
-_PLAIN = {TensorProto.FLOAT, TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64}
+_PLAIN = {
+    TensorProto.FLOAT,
+    TensorProto.BOOL,
+    TensorProto.INT8,
+    TensorProto.UINT8,
+    TensorProto.INT32,
+    TensorProto.INT64,
+}
 _CORE = _PLAIN | {
     TensorProto.DOUBLE,
     TensorProto.FLOAT16,
@@ -143,7 +150,8 @@ def compare(case: TestCase, outputs: Sequence[Any], expected: Sequence[Any], val
 
 def _difference(got: Any, wanted: Any, case: TestCase, values: bool) -> str | None:
     if wanted is None or isinstance(wanted, dict):
-        return None if got is None and wanted is None or got == wanted else f"{got}, expected {wanted}"
+        same = got is None if wanted is None else isinstance(got, dict) and got == wanted
+        return None if same else f"{got}, expected {wanted}"
     if isinstance(wanted, list):
         if not isinstance(got, list) or len(got) != len(wanted):
             return f"{got!r}, expected a list of {len(wanted)}"
@@ -174,7 +182,9 @@ def _text(x: Any) -> str:
 def _number_difference(got: np.ndarray, wanted: np.ndarray, case: TestCase) -> str | None:
     if wanted.dtype.kind in "iub":
         same = got == wanted
-        return None if same.all() else f"{int((~same).sum())} of {same.size} differ, {got.flat[:6]} for {wanted.flat[:6]}"
+        return (
+            None if same.all() else f"{int((~same).sum())} of {same.size} differ, {got.flat[:6]} for {wanted.flat[:6]}"
+        )
     wide = np.complex128 if wanted.dtype.kind == "c" else np.float64
     a, b = got.astype(wide), wanted.astype(wide)
     with np.errstate(all="ignore"):
