@@ -10,7 +10,7 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.ops.conformance import harness, runners
+from tests.ops.conformance import harness, lists, runners
 
 RUNNERS = {
     "reference": runners.reference,
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--op", default="", help="only cases of this operator")
     parser.add_argument("--runner", choices=sorted(RUNNERS), default="typed_reference")
     parser.add_argument("--width", type=int, default=200, help="longest reason printed")
+    parser.add_argument("--update", action="store_true", help="rewrite the list of passing cases")
     given = parser.parse_args()
     selected = [c for c in harness.cases() if given.filter in c.name and _has(c.model, given.op)]
     failures = harness.run_all(RUNNERS[given.runner], selected)
@@ -34,6 +35,8 @@ def main() -> None:
         print(f"{failure.name}: {' '.join(failure.reason.split())[: given.width]}")
     failed, run = {f.name for f in failures}, {c.name for c in selected}
     print(f"onnx {onnx.__version__}, runner {given.runner}")
+    if given.update:
+        lists.write_passing(onnx.__version__, run - failed)
     for name, members in harness.denominators().items():
         chosen = members & run
         print(f"{name:10} {len(chosen - failed):5} of {len(chosen):5}")

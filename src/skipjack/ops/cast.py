@@ -31,7 +31,7 @@ def convert(x: np.ndarray, to: DType, saturate: bool = True, round_mode: str = "
     if to in _INT_BITS:
         return _to_few_bits(x, to)
     wide = x.astype(np.float32) if x.dtype.kind == "V" and to is not DType.BOOL else x
-    return wide != 0 if to is DType.BOOL else wide.astype(to.np)
+    return np.asarray(wide != 0) if to is DType.BOOL else wide.astype(to.np)
 
 
 def _to_few_bits(x: np.ndarray, to: DType) -> np.ndarray:

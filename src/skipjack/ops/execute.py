@@ -19,11 +19,12 @@ def run_node(node: Node, inputs: Sequence[Any], run: RunBody | None = None) -> l
     """The outputs of one node by its reference; run executes its subgraphs. RunError names the node that failed."""
     try:
         with np.errstate(all="ignore"):
-            return list(lookup(node).reference(Ref(node, inputs, run)))
+            results = lookup(node).reference(Ref(node, inputs, run))
     except SkipjackError:
         raise
     except _DATA_ERRORS as e:
         raise RunError(f"{node.origin}: its inputs do not fit the operator: {type(e).__name__}: {e}") from e
+    return [np.asarray(v) if isinstance(v, np.generic) else v for v in results]
 
 
 def run_graph(graph: Graph, feeds: Mapping[str, Any], outer: Mapping[str, Any] | None = None) -> list[Any]:

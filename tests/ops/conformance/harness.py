@@ -132,6 +132,8 @@ def _value(x: Any, kind: onnx.TypeProto) -> Any:
         return numpy_helper.to_optional(x)
     if isinstance(x, list) and kind.HasField("tensor_type"):
         return np.asarray(x)
+    if isinstance(x, np.generic):
+        return np.asarray(x)
     if isinstance(x, np.ndarray) and x.dtype.kind in "US":
         return x.astype(object)
     return x
@@ -161,7 +163,7 @@ def _difference(got: Any, wanted: Any, case: TestCase, values: bool) -> str | No
 
 
 def _array_difference(got: Any, wanted: np.ndarray, case: TestCase, values: bool) -> str | None:
-    if not isinstance(got, np.ndarray | np.generic):
+    if not isinstance(got, np.ndarray):
         return f"a {type(got).__name__}, expected an array"
     text = wanted.dtype.kind in "OUS"
     if got.dtype != (np.dtype(object) if text else wanted.dtype):
