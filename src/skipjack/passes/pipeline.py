@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from skipjack.ir.graph import Attr, Graph
+from skipjack.passes.absorb_transposes import AbsorbTransposes
+from skipjack.passes.cancel_transposes import CancelTransposes
 from skipjack.passes.canonicalise_contractions import CanonicaliseContractions
 from skipjack.passes.eliminate_dead_code import EliminateDeadCode
 from skipjack.passes.fold_batch_norms import FoldBatchNorms
@@ -18,6 +20,8 @@ from skipjack.passes.fuse_pointwise import FusePointwise
 from skipjack.passes.inline_constant_branches import InlineConstantBranches
 from skipjack.passes.merge_common_subexpressions import MergeCommonSubexpressions
 from skipjack.passes.propagate_types import PropagateTypes
+from skipjack.passes.recognise_attention import RecogniseAttention
+from skipjack.passes.recognise_normalization import RecogniseNormalization
 from skipjack.passes.remove_no_ops import RemoveNoOps
 from skipjack.passes.replace_size_arithmetic import ReplaceSizeArithmetic
 
@@ -51,6 +55,11 @@ PASSES: tuple[Pass, ...] = (
     MergeCommonSubexpressions(),
     # Gemm leaves an Add, BatchNormalization a Mul and an Add; fold_scales takes all of them in.
     CanonicaliseContractions(),
+    RecogniseNormalization(),
+    CancelTransposes(),
+    # Attention expects that only transposes of heads are left before its products.
+    AbsorbTransposes(),
+    RecogniseAttention(),
     FoldPads(),
     FoldBatchNorms(),
     FoldScales(),
