@@ -17,7 +17,9 @@ _INTRINSIC = {
 }  # fmt: skip
 _COUNT_ZEROS = {"ctlz", "cttz"}
 _FCMP = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
-_ICMP = {"lt": "slt", "le": "sle", "gt": "sgt", "ge": "sge", "eq": "eq", "ne": "ne", "ult": "ult"}
+_ICMP = {"lt": "slt", "le": "sle", "gt": "sgt", "ge": "sge", "eq": "eq", "ne": "ne"} | {
+    r: r for r in ("ult", "ule", "ugt", "uge")
+}
 
 
 def llvm_type(ty: Ty) -> str:

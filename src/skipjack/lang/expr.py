@@ -236,8 +236,7 @@ def compute_dtype(dtype: DType) -> DType:
 def evaluate(e: Expr, inputs: Sequence[np.ndarray]) -> np.ndarray:
     """The expression applied with numpy broadcasting; the meaning every kernel is tested against."""
     with np.errstate(all="ignore"):
-        out = _evaluate(e, inputs, {})
-    return np.asarray(out).astype(e.dtype.np, copy=False)
+        return np.asarray(_evaluate(e, inputs, {})).astype(e.dtype.np, copy=False)
 
 
 def _evaluate(e: Expr, inputs: Sequence[np.ndarray], memo: dict[int, np.ndarray]) -> np.ndarray:

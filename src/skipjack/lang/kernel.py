@@ -228,7 +228,7 @@ class Kernel:
         self.program = Program(name, tuple(fields), params, vector_bits=vector_bits)
         self._head: list[Stmt] = []
         self._body: list[Stmt] = []
-        self._constants: dict[tuple[Ty, int | float], V] = {}
+        self._constants: dict[tuple[Ty, str], V] = {}
         self.lo, self.hi, self.scratch = V(self, params[1]), V(self, params[2]), V(self, params[3])
         block = V(self, params[0])
         self.arg = SimpleNamespace(**{n: block.at(8 * i).load(t, 8) for i, (n, t) in enumerate(fields)})
@@ -272,10 +272,11 @@ class Kernel:
 
     def constant(self, ty: Ty, number: int | float) -> V:
         """A constant of any type, every lane the same."""
-        key = (ty, float(number) if ty.is_float else int(number))
-        if str(number) == "-0.0" or key not in self._constants:
+        n = float(number) if ty.is_float else int(number)
+        key = (ty, repr(n))
+        if key not in self._constants:
             out = self._reg(ty)
-            self._head.append(Instr("const", out, (), key[1]))
+            self._head.append(Instr("const", out, (), n))
             self._constants[key] = V(self, out)
         return self._constants[key]
 
