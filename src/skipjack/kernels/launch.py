@@ -162,8 +162,11 @@ class Lowering:
 
     accepts: empty when it can run the node at every size, else the reason why not. lower: its launches (none for a node
     that only renames memory is allowed when the run time aliased it). layouts: what it needs and makes, "plain" (all
-    values plain) or "blocked" (rank-3-and-up data inputs and outputs in the target's blocked layout; constants and
-    vectors stay plain). cost: predicted microseconds for comparison between lowerings of one node; None takes order of rank.
+    values plain), "blocked" (rank-3-and-up data inputs and outputs in the target's blocked layout; constants and
+    vectors stay plain) or "stem" (input 0 plain, the rest as blocked). cost: predicted microseconds for comparison between
+    lowerings of one node; None takes order of rank. It may look at channels and spatial sizes, never at the batch, so that
+    a sample's bits do not depend on its batch mates. parameters: inputs whose values lower() needs (`Bound.value`), such
+    as the axes of a Slice; when they depend on data the run time computes them first.
     """
 
     name: str
@@ -173,6 +176,7 @@ class Lowering:
     lower: Callable[[Work], list[Launch]]
     layouts: str = "plain"
     rank: int = 0
+    parameters: tuple[int, ...] = ()
     cost: Callable[[Work], float] | None = None
 
 

@@ -1,0 +1,178 @@
+"""Running a plan: chunks of kernels in one call each, host steps in Python between them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skipjack.core.dtypes import DType
+from skipjack.ir.graph import Graph
+from skipjack.ir.types import TensorType
+from skipjack.ops.execute import run_node
+from skipjack.ops.sizes import bind_sizes
+from skipjack.runtime.bind import Binder
+from skipjack.runtime.chunk import Chunk
+from skipjack.runtime.shapes import Sizes
+from skipjack.runtime.team import Team
+from skipjack.runtime.weights import Weights
+from skipjack.select.choose import Plan, plan
+from skipjack.targets.target import Target
+
+_CACHED_BINDINGS = 64
+
+
+@dataclass(frozen=True)
+class Program:
+    """A plan and its constants: what all streams of an engine share."""
+
+    plan: Plan
+    weights: Weights
+
+    @staticmethod
+    def of(graph: Graph, target: Target) -> Program:
+        chosen = plan(graph, target)
+        return Program(chosen, Weights(chosen.graph.constants))
+
+
+class Stream:
+    """One run at a time of a program: its bound chunks and their memory. Not for two threads at once."""
+
+    def __init__(self, program: Program, team: Team) -> None:
+        self.program = program
+        self.graph = program.plan.graph
+        self.team = team
+        self.binder = Binder(program.plan, program.weights)
+        self._chunks: OrderedDict[tuple[Any, ...], tuple[Chunk, dict[str, int]]] = OrderedDict()
+        self._bodies: dict[int, tuple[Graph, Stream]] = {}
+        self._live_in = _live_in(self.graph)
+        self._whole: dict[tuple[tuple[int, ...], ...], Chunk] = {}
+
+    def run(self, feeds: Mapping[str, Any], outer_sizes: Mapping[str, int] | None = None) -> list[Any]:
+        """The outputs in order. feeds are C-contiguous arrays (or lists for sequences) of the declared types."""
+        values: dict[str, Any] = dict(feeds)
+        sizes = Sizes(dict(outer_sizes or {}))
+        for name in feeds:
+            self._learn(name, values[name], sizes)
+        index = 0
+        while index < len(self.graph.nodes):
+            index = self._advance(index, values, sizes)
+        return [self._output(name, values) for name in self.graph.outputs]
+
+    def bind(self, feeds: Mapping[str, np.ndarray]) -> Chunk:
+        """The first chunk for inputs of these shapes, compiled and ready."""
+        sizes = Sizes()
+        for name in feeds:
+            self._learn(name, feeds[name], sizes)
+        return self._chunk(0, dict(feeds), sizes)
+
+    def chunks(self) -> list[Chunk]:
+        """The chunks bound so far, the most recently used last."""
+        return [c for c, _ in self._chunks.values()]
+
+    def _output(self, name: str, values: Mapping[str, Any]) -> Any:
+        if name in values:
+            return values[name]
+        return np.array(self.program.weights.plain(name))
+
+    def _learn(self, name: str, value: Any, sizes: Sizes) -> None:
+        t = self.graph.types.get(name)
+        if isinstance(t, TensorType) and isinstance(value, np.ndarray) and t.layout.kind == "plain":
+            sizes.learn(t, value.shape, f"value {name!r}")
+
+    def _advance(self, index: int, values: dict[str, Any], sizes: Sizes) -> int:
+        if not self.program.plan.choices[index].on_host or not self.graph.nodes[index].inputs:
+            chunk = self._chunk(index, values, sizes)
+            if chunk.end > index:
+                self._run_chunk(chunk, values)
+                return chunk.end
+        self._host_step(index, values, sizes)
+        return index + 1
+
+    def _chunk(self, index: int, values: Mapping[str, Any], sizes: Sizes) -> Chunk:
+        live = {n: values[n] for n in self._live_in[index] if isinstance(values.get(n), np.ndarray)}
+        live = {n: a for n, a in live.items() if a.dtype.kind not in "OUS"}
+        parameters = tuple((n, a.tobytes()) for n, a in live.items() if n in self.binder.parameters)
+        key = (index, tuple((n, a.shape) for n, a in live.items()), parameters, tuple(sorted(sizes.known.items())))
+        if key in self._chunks:
+            self._chunks.move_to_end(key)
+            chunk, learned = self._chunks[key]
+            sizes.known.update(learned)
+            return chunk
+        chunk = self.binder.bind(index, live, sizes, self.team)
+        self._chunks[key] = (chunk, dict(sizes.known))
+        if len(self._chunks) > _CACHED_BINDINGS:
+            self._chunks.popitem(last=False)
+        return chunk
+
+    def _run_chunk(self, chunk: Chunk, values: dict[str, Any]) -> None:
+        addresses: dict[str, int] = {}
+        for name in chunk.patches:
+            if name not in values:
+                b = chunk.shapes[name]
+                values[name] = np.empty(b.shape, b.dtype.np)
+            addresses[name] = values[name].ctypes.data
+        for name, b in chunk.shapes.items():
+            if name in chunk.views:
+                values[name] = chunk.views[name]
+            elif name not in values:
+                values[name] = np.empty(b.shape, b.dtype.np)
+        chunk.run(addresses)
+
+    def _host_step(self, index: int, values: dict[str, Any], sizes: Sizes) -> None:
+        node = bind_sizes(self.graph.with_nodes([self.graph.nodes[index]]), sizes.known).nodes[0]
+        inputs = [self._value(n, values) if n else None for n in node.inputs]
+
+        def run_body(body: Graph, arguments: Sequence[Any]) -> list[Any]:
+            stream = self._body(body)
+            captured = {n: self._value(n, values) for n in body.captured}
+            feeds = {**captured, **dict(zip(body.inputs, arguments, strict=True))}
+            return [_owned(x) for x in stream.run({n: _contiguous(v) for n, v in feeds.items()}, sizes.known)]
+
+        results = run_node(node, inputs, run_body)
+        for name, value in zip(node.outputs, results):
+            if name:
+                values[name] = self._stored(name, value)
+                self._learn(name, values[name], sizes)
+
+    def _value(self, name: str, values: Mapping[str, Any]) -> Any:
+        return values[name] if name in values else self.program.weights.plain(name)
+
+    def _stored(self, name: str, value: Any) -> Any:
+        t = self.graph.types.get(name)
+        if isinstance(t, TensorType) and isinstance(value, np.ndarray | np.generic) and t.dtype is not DType.STRING:
+            return np.ascontiguousarray(value, t.dtype.np).reshape(np.shape(value))
+        return value
+
+    def _body(self, body: Graph) -> Stream:
+        if id(body) not in self._bodies:
+            inputs = tuple(dict.fromkeys((*body.inputs, *body.captured)))
+            types = {n: self.graph.types[n] for n in body.captured if n in self.graph.types}
+            whole = Graph(body.name, inputs, body.outputs, body.nodes, {**types, **body.types}, body.constants)
+            self._bodies[id(body)] = (body, Stream(Program.of(whole, self.program.plan.target), self.team))
+        return self._bodies[id(body)][1]
+
+
+def _owned(value: Any) -> Any:
+    """A value that the next run of the same body cannot overwrite."""
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _contiguous(value: Any) -> Any:
+    return np.ascontiguousarray(value).reshape(np.shape(value)) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _live_in(graph: Graph) -> list[tuple[str, ...]]:
+    """For every node index: the values made before it (inputs too) that it or a later node reads, or that leave the graph."""
+    needed: set[str] = set(graph.outputs)
+    found: list[tuple[str, ...]] = []
+    for node in reversed(graph.nodes):
+        needed -= set(node.outputs)
+        for _, body in node.subgraphs():
+            needed |= set(body.captured)
+        needed |= {n for n in node.inputs if n}
+        found.append(tuple(sorted(needed - set(graph.constants))))
+    return found[::-1]

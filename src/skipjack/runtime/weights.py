@@ -1,0 +1,75 @@
+"""Constants in memory: each once, packed once per way, shared by every run, size and stream of an engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from skipjack.runtime.platform import platform
+
+_ALIGN = 64
+_CHUNK = 32 << 20
+
+
+class Weights:
+    """Owns the arrays that kernels read and nobody writes."""
+
+    def __init__(self, constants: Mapping[str, np.ndarray]) -> None:
+        self._constants = constants
+        self._plain: dict[str, np.ndarray] = {}
+        self._packed: dict[tuple[str, str], np.ndarray] = {}
+        self._tables: dict[tuple[bytes, str], np.ndarray] = {}
+        self._free: np.ndarray = np.zeros(0, np.uint8)
+        self._lock = threading.Lock()
+
+    def plain(self, name: str) -> np.ndarray:
+        """A constant as the graph has it, contiguous and aligned to its element size."""
+        with self._lock:
+            if name not in self._plain:
+                array = np.ascontiguousarray(self._constants[name])
+                aligned = array.ctypes.data % max(array.dtype.itemsize, 1) == 0
+                self._plain[name] = array if aligned else self._hold(array)
+            return self._plain[name]
+
+    def packed(self, name: str, recipe: str, pack: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """A constant as pack rearranges it."""
+        with self._lock:
+            key = (name, recipe)
+            if key not in self._packed:
+                self._packed[key] = self._hold(np.ascontiguousarray(pack(self._constants[name])))
+            return self._packed[key]
+
+    def table(self, array: np.ndarray) -> np.ndarray:
+        """A small read-only array; equal ones share memory."""
+        with self._lock:
+            contiguous = np.ascontiguousarray(array)
+            key = (contiguous.tobytes(), str(contiguous.dtype))
+            if key not in self._tables:
+                self._tables[key] = self._hold(contiguous)
+            return self._tables[key]
+
+    def _hold(self, array: np.ndarray) -> np.ndarray:
+        size = -(-array.nbytes // _ALIGN) * _ALIGN + _ALIGN
+        if size > self._free.nbytes:
+            self._free = aligned_memory(max(size, min(_CHUNK, 16 * size)))
+        held = self._free[: array.nbytes].view(array.dtype) if array.nbytes else np.zeros(0, array.dtype)
+        held = held.reshape(array.shape)
+        np.copyto(held, array)
+        self._free = self._free[size:]
+        return held
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of packed constants and tables."""
+        with self._lock:
+            return sum(a.nbytes for a in (*self._packed.values(), *self._tables.values()))
+
+
+def aligned_memory(nbytes: int) -> np.ndarray:
+    """Zeroed bytes that start on a huge page when there are many of them, else on a cache line."""
+    memory = np.frombuffer(platform().reserve(nbytes + 4096), np.uint8)
+    align = (2 << 20) if memory.nbytes >= nbytes + (2 << 20) else 4096
+    start = (-memory.ctypes.data) % align
+    return memory[start : start + nbytes]
