@@ -9,7 +9,9 @@ from typing import Protocol
 from skipjack.ir.graph import Attr, Graph
 from skipjack.passes.absorb_transposes import AbsorbTransposes
 from skipjack.passes.cancel_transposes import CancelTransposes
+from skipjack.passes.canonicalise_attention import CanonicaliseAttention
 from skipjack.passes.canonicalise_contractions import CanonicaliseContractions
+from skipjack.passes.decompose_norms import DecomposeNorms
 from skipjack.passes.eliminate_dead_code import EliminateDeadCode
 from skipjack.passes.fold_batch_norms import FoldBatchNorms
 from skipjack.passes.fold_constants import FoldConstants
@@ -44,6 +46,8 @@ class Options:
 
 
 PASSES: tuple[Pass, ...] = (
+    DecomposeNorms(),
+    CanonicaliseAttention(),
     InlineConstantBranches(),
     FoldConstants(),
     # Folding may have made conditions constant, and inlining makes more constants.

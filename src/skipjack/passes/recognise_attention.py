@@ -1,4 +1,4 @@
-"""Find attention spelled out as products, scale, mask and Softmax, with the splitting and joining of heads around it."""
+"""Find attention spelled out as products, scale, mask and Softmax, with splitting and joining of heads around."""
 
 from __future__ import annotations
 

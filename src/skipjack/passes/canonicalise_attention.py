@@ -1,0 +1,224 @@
+"""Bring ONNX's Attention and the attention operators of com.microsoft to skipjack's Attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from skipjack.ir.graph import MS, ONNX, SKIPJACK, Attr, Graph, Node
+from skipjack.ir.types import Shape
+from skipjack.passes.canonicalise_contractions import float_attr, int_attr, ints_attr
+from skipjack.passes.rewrite import Edit, node
+
+
+@dataclass(frozen=True)
+class CanonicaliseAttention:
+    """A node whose scores are read, or that has windows, lengths or a cache of its own kind, stays as it is."""
+
+    name: str = "canonicalise_attention"
+
+    def apply(self, graph: Graph) -> Graph:
+        edit = Edit(graph)
+        for n in graph.nodes:
+            rule = _RULES.get((n.domain, n.op))
+            if rule is not None:
+                rule(edit, n)
+        return edit.finish()
+
+
+def _is_read(edit: Edit, n: Node, index: int) -> bool:
+    name = n.outputs[index] if index < len(n.outputs) else ""
+    return bool(name) and (name in edit.consumers or name in edit.graph.outputs)
+
+
+def _shape(edit: Edit, name: str, rank: int) -> Shape | None:
+    """The shape of a tensor of that rank, None for anything else."""
+    t = edit.tensor(name)
+    return t.shape if t is not None and t.shape is not None and len(t.shape) == rank else None
+
+
+def _attrs(q_heads: int, kv_heads: int, scale: float, layout: str, causal: str) -> dict[str, Attr]:
+    """Attributes of a normal form whose operands lie alike; causal is end, start or empty."""
+    return {
+        "q_heads": q_heads,
+        "kv_heads": kv_heads,
+        "scale": scale,
+        "causal": int(bool(causal)),
+        "causal_offset": causal or "end",
+        "softcap": 0.0,
+        **{f"layout_{which}": layout for which in ("q", "k", "v", "out")},
+    }
+
+
+def _onnx(edit: Edit, n: Node) -> None:
+    if n.input(6) or _is_read(edit, n, 3) or int_attr(n, "left_window_size", -1) >= 0:
+        return
+    if int_attr(n, "right_window_size", -1) >= 0 or n.attrs.get("softmax_precision", 1) not in (0, 1):
+        return
+    rank = edit.rank(n.input(0))
+    layout = "bsf" if rank == 3 else "bhsd"
+    q, k, v = (_shape(edit, i, rank or 0) for i in n.inputs[:3])
+    if q is None or k is None or v is None or rank not in (3, 4):
+        return
+    if rank == 3:
+        heads = (int_attr(n, "q_num_heads", 0), int_attr(n, "kv_num_heads", 0))
+        features = q[2] // heads[0]
+    else:
+        heads, features = (q[1], k[1]), q[3]
+    if not isinstance(features, int) or not all(isinstance(h, int) for h in heads):
+        return
+    if n.input(4) or _is_read(edit, n, 1) or _is_read(edit, n, 2):
+        if rank == 3 or not n.input(4):
+            return
+    scale = float_attr(n, "scale", 1 / math.sqrt(features))
+    causal = ("end" if n.input(4) else "start") if int_attr(n, "is_causal", 0) else ""
+    made: list[Node] = []
+    keys, values = n.input(1), n.input(2)
+    if n.input(4):
+        keys, values = _extended(edit, n, made)
+    if not _mask_covers(edit, n.input(3), k, bool(n.input(4))):
+        return
+    inputs = (n.input(0), keys, values, *([n.input(3)] if n.input(3) else []))
+    attrs = _attrs(int(str(heads[0])), int(str(heads[1])), scale, layout, causal)
+    attrs["softcap"] = float_attr(n, "softcap", 0.0)
+    edit.replace(n, [*made, Node("Attention", inputs, n.outputs[:1], attrs, SKIPJACK)])
+
+
+def _extended(edit: Edit, n: Node, made: list[Node]) -> tuple[str, str]:
+    """The names of keys and values with the past before them; made receives the nodes."""
+    names: list[str] = []
+    for index, what in ((1, "keys"), (2, "values")):
+        own = n.outputs[index] if _is_read(edit, n, index) else edit.name(f"{n.outputs[0]}.{what}")
+        made.append(node("Concat", (n.input(3 + index), n.input(index)), own, axis=2))
+        names.append(own)
+    return names[0], names[1]
+
+
+def _mask_covers(edit: Edit, mask: str, k: Shape, has_past: bool) -> bool:
+    """Whether the mask has a value for every key; a shorter one would have to be extended."""
+    t = edit.tensor(mask) if mask else None
+    if t is None:
+        return not mask
+    return has_past or (t.shape is not None and bool(t.shape) and t.shape[-1] in (1, k[-2]))
+
+
+def _packed(edit: Edit, n: Node) -> None:
+    """com.microsoft Attention: one weight [K, 3 * features] for queries, keys and values."""
+    x, weight, bias = _shape(edit, n.input(0), 3), edit.array(n.input(1)), edit.array(n.input(2))
+    unsupported = [n.input(i) for i in (4, 6)] + [n.attrs.get("do_rotary"), n.attrs.get("past_present_share_buffer")]
+    if x is None or weight is None or any(unsupported) or _is_read(edit, n, 1) or (n.input(2) and bias is None):
+        return
+    sizes = ints_attr(n, "qkv_hidden_sizes", [weight.shape[1] // 3] * 3)
+    heads, ends = int_attr(n, "num_heads", 1), np.cumsum(sizes)[:-1]
+    mask = _padding_mask(edit, n, n.input(3), n.input(0), n.outputs[0])
+    if mask is None:
+        return
+    made, terms = mask
+    operands: list[str] = []
+    for what, w, b in zip("qkv", np.split(weight, ends, axis=1), _split(bias, ends)):
+        name = edit.constant(w, f"{n.input(1)}.{what}")
+        made += _projected(edit, n.input(0), name, b, f"{n.outputs[0]}.{what}")
+        operands.append(made[-1].outputs[0])
+    _finish(edit, n, made, operands, [*terms, *([n.input(5)] if n.input(5) else [])], heads, sizes[0] // heads)
+
+
+def _split(bias: np.ndarray | None, ends: np.ndarray) -> Sequence[np.ndarray | None]:
+    return [None] * 3 if bias is None else np.split(bias, ends)
+
+
+def _projected(edit: Edit, x: str, weight: str, bias: np.ndarray | None, near: str) -> list[Node]:
+    product = edit.name(f"{near}.product" if bias is not None else near)
+    made = [node("MatMul", (x, weight), product)]
+    if bias is not None:
+        made += _biased(edit, product, bias, near)
+    return made
+
+
+def _biased(edit: Edit, x: str, bias: np.ndarray, near: str) -> list[Node]:
+    return [node("Add", (x, edit.constant(bias, f"{near}.bias")), edit.name(near))]
+
+
+def _multi_head(edit: Edit, n: Node) -> None:
+    """com.microsoft MultiHeadAttention with separate queries, keys and values of three axes, and no cache."""
+    q, k, v = (_shape(edit, i, 3) if i else None for i in (n.input(0), n.input(1), n.input(2)))
+    bias = edit.array(n.input(3))
+    if q is None or k is None or v is None or any(n.inputs[6:]) or (n.input(3) and bias is None):
+        return
+    if any(_is_read(edit, n, i) for i in (1, 2, 3)) or not all(isinstance(s[2], int) for s in (q, k, v)):
+        return
+    heads, features = int_attr(n, "num_heads", 1), q[2]
+    mask = _padding_mask(edit, n, n.input(4), n.input(1), n.outputs[0])
+    if mask is None or not isinstance(features, int):
+        return
+    made, terms = mask
+    operands = list(n.inputs[:3])
+    if bias is not None:
+        ends = np.cumsum([int(str(s[2])) for s in (q, k)])
+        for i, part in enumerate(np.split(bias, ends)):
+            made += _biased(edit, operands[i], part, f"{n.outputs[0]}.{'qkv'[i]}")
+            operands[i] = made[-1].outputs[0]
+    _finish(edit, n, made, operands, [*terms, *([n.input(5)] if n.input(5) else [])], heads, features // heads)
+
+
+def _finish(
+    edit: Edit, n: Node, made: list[Node], operands: Sequence[str], masks: Sequence[str], heads: int, features: int
+) -> None:
+    """Replace n by made and an Attention that adds up the masks."""
+    mask = list(masks)
+    if len(mask) == 2:
+        total = edit.name(f"{n.outputs[0]}.mask")
+        made.append(node("Add", mask, total))
+        mask = [total]
+    scale = float_attr(n, "scale", 0.0) or 1 / math.sqrt(features)
+    causal = "end" if int_attr(n, "unidirectional", 0) else ""
+    attrs = _attrs(heads, heads, scale, "bsf", causal)
+    edit.replace(n, [*made, Node("Attention", (*operands, *mask), n.outputs[:1], attrs, SKIPJACK)])
+
+
+def _padding_mask(edit: Edit, n: Node, mask: str, keys: str, near: str) -> tuple[list[Node], list[str]] | None:
+    """Nodes and name of the additive mask [B, 1, 1, Sk] for a mask [B, Sk]; None for masks of other shapes."""
+    if not mask:
+        return [], []
+    t, like = edit.tensor(mask), edit.tensor(keys)
+    if t is None or like is None or t.shape is None or len(t.shape) != 2 or not t.dtype.is_int:
+        return None
+    axes = edit.constant(np.array([1, 2], np.int64), f"{near}.axes")
+    zero = edit.constant(np.zeros((), t.dtype.np), f"{near}.zero")
+    seen = edit.constant(np.zeros((), like.dtype.np), f"{near}.seen")
+    hidden = edit.constant(np.array(float_attr(n, "mask_filter_value", -10000.0), like.dtype.np), f"{near}.hidden")
+    wide, test, result = (edit.name(f"{near}.mask.{what}") for what in ("wide", "hidden", "added"))
+    made = [
+        node("Unsqueeze", (mask, axes), wide),
+        node("Equal", (wide, zero), test),
+        node("Where", (test, hidden, seen), result),
+    ]
+    return made, [result]
+
+
+def _rotary(edit: Edit, n: Node) -> None:
+    """com.microsoft RotaryEmbedding with a position for every token: ONNX's, with its inputs in another order."""
+    x, cos = edit.tensor(n.input(0)), _shape(edit, n.input(2), 2)
+    if x is None or x.shape is None or cos is None or _shape(edit, n.input(1), 2) is None:
+        return
+    if float_attr(n, "scale", 1.0) != 1.0 or int_attr(n, "is_packed_batching", 0):
+        return
+    dim, heads = int_attr(n, "rotary_embedding_dim", 0), int_attr(n, "num_heads", 0)
+    if len(x.shape) == 3 and not heads:
+        if not isinstance(x.shape[2], int) or not isinstance(cos[1], int):
+            return
+        heads = x.shape[2] // (2 * cos[1])
+    attrs: dict[str, Attr] = {"interleaved": int_attr(n, "interleaved", 0), "rotary_embedding_dim": dim}
+    inputs = (n.input(0), n.input(2), n.input(3), n.input(1))
+    made = Node("RotaryEmbedding", inputs, n.outputs[:1], attrs)
+    edit.replace(n, [made.with_attrs(num_heads=heads) if len(x.shape) == 3 else made])
+
+
+_RULES: dict[tuple[str, str], Callable[[Edit, Node], None]] = {
+    (ONNX, "Attention"): _onnx,
+    (MS, "Attention"): _packed,
+    (MS, "MultiHeadAttention"): _multi_head,
+    (MS, "RotaryEmbedding"): _rotary,
+}
