@@ -28,6 +28,13 @@ class Expr:
     dtype: DType
     value: Number = 0
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.op, self.args, self.dtype, self.value))
+
     def _with(self, op: str, other: Expr | Number, swap: bool = False, dtype: DType | None = None) -> Expr:
         o = other if isinstance(other, Expr) else const(other, self.dtype)
         a, b = (o, self) if swap else (self, o)

@@ -241,7 +241,6 @@ BUILDERS: dict[str, Build] = {
     "Where": _plain(_where),
     "Xor": _binary("xor"),
 }
-_MIXED = frozenset({"Pow", "Where"})
 _STRINGS: dict[str, Callable[..., np.ndarray]] = {
     "Equal": lambda a, b: np.asarray(np.equal(a, b), np.bool_),
     "Where": np.where,
@@ -250,9 +249,12 @@ _STRINGS: dict[str, Callable[..., np.ndarray]] = {
 
 def _infer(i: Infer) -> list[ValueType]:
     present = [n for n in range(len(i.types)) if i.has(n)]
-    first = i.tensor(1 if i.node.op == "Where" else 0)
-    for n in present[1:]:
-        if i.node.op not in _MIXED and i.tensor(n).dtype is not first.dtype:
+    where = i.node.op == "Where"
+    first = i.tensor(1 if where else 0)
+    if where and i.tensor(0).dtype is not DType.BOOL:
+        i.fail("a condition of type bool", i.tensor(0).dtype.value)
+    for n in present[2 if where else 1 :]:
+        if i.node.op != "Pow" and i.tensor(n).dtype is not first.dtype:
             i.fail(f"input {n} of type {first.dtype.value}", i.tensor(n).dtype.value)
     shape = broadcast_shapes(i, [i.shape(n) for n in present])
     if first.dtype is DType.STRING:

@@ -51,7 +51,9 @@ def _prod(x: np.ndarray, axes: Axes) -> np.ndarray:
 def _mean(x: np.ndarray, axes: Axes) -> np.ndarray:
     count = int(np.prod([x.shape[a] for a in axes]))
     total = _sum(x, axes)
-    return total // count if x.dtype.kind in "iu" else total / x.dtype.type(count)
+    if x.dtype.kind in "iu":
+        return np.sign(total) * (np.abs(total) // count)
+    return total / x.dtype.type(count)
 
 
 def _l1(x: np.ndarray, axes: Axes) -> np.ndarray:

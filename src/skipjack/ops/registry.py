@@ -101,9 +101,10 @@ class Ref:
 class Op:
     """One operator.
 
-    infer: the types of its outputs. reference: its meaning in numpy, one value per output. propagate: output values when
-    inputs are known or symbolic (shape arithmetic), None per output that stays unknown. expression: elementwise
-    operators only, the scalar expression of their inputs; broadcasting is numpy's. random: results differ from run to run.
+    infer: the types of its outputs. reference: its meaning in numpy, one value per output. propagate: output values
+    when inputs are known or symbolic (shape arithmetic), None per output that stays unknown. expression: elementwise
+    operators only, the scalar expression of their inputs; broadcasting is numpy's. random: results differ from run to
+    run.
     """
 
     name: str
