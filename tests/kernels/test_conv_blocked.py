@@ -1,0 +1,196 @@
+"""Convolutions, pools and reorders of the blocked layout against numpy, on awkward sizes and every runnable target."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness import run_lowering
+
+import skipjack.kernels.conv_depthwise
+import skipjack.kernels.conv_direct
+import skipjack.kernels.layout
+import skipjack.kernels.pool  # noqa: F401
+import skipjack.ops.layout  # noqa: F401
+import skipjack.ops.pool  # noqa: F401
+from skipjack.core.dtypes import DType
+from skipjack.ir.graph import ONNX, SKIPJACK, Node
+from skipjack.ir.types import PLAIN
+from skipjack.kernels.launch import Lowering, lowerings
+from skipjack.lang.expr import arg, maximum
+from skipjack.ops.contraction import conv
+from skipjack.ops.registry import Ref, lookup
+from skipjack.targets.target import AVX2, Target, host
+
+TARGETS = [host(), AVX2] if host().vl != AVX2.vl else [host()]
+_F = DType.F32
+
+
+def named(domain: str, op: str, name: str) -> Lowering:
+    return next(e for e in lowerings(domain, op) if e.name == name)
+
+
+def epilogue(extras: str):
+    e = arg(0, _F)
+    for i in range(len(extras)):
+        e = e + arg(i + 1, _F)
+    return maximum(e, 0.0) if extras else e
+
+
+def check_conv(name: str, shape, maps, kernel, *, strides=None, pads=None, dilations=None, group=1, extras="", target=None, tolerance=3e-6):
+    rng = np.random.default_rng(len(shape) + maps)
+    rank = len(kernel)
+    strides, dilations, pads = strides or (1,) * rank, dilations or (1,) * rank, pads or (0,) * (2 * rank)
+    x = rng.standard_normal(shape, np.float32)
+    w = rng.standard_normal((maps, shape[1] // group, *kernel), np.float32)
+    want = conv(x.astype(np.float64), w.astype(np.float64), strides, pads, dilations, group)
+    scale = np.abs(want).max()
+    more = [rng.standard_normal(maps if e == "c" else want.shape, np.float32) for e in extras]
+    for e in more:
+        want = want + (e.reshape(-1, *[1] * rank) if e.ndim == 1 else e)
+    if extras:
+        want = np.maximum(want, 0)
+    names = ("x", "w", *[f"e{i}" for i in range(len(extras))])
+    attrs = {"strides": strides, "pads": pads, "dilations": dilations, "group": group, "epilogue": epilogue(extras)}
+    node = Node("Conv", names, ("y",), attrs, SKIPJACK)
+    t = target or host()
+    entry = named(SKIPJACK, "Conv", name)
+    layouts = {0: PLAIN} if entry.layouts == "stem" else None
+    entry = Lowering(name, SKIPJACK, "Conv", entry.accepts, entry.lower, "plain" if entry.layouts == "plain" else "blocked")
+    results = [
+        run_lowering(entry, node, [x, w, *more], [(_F, want.shape)], constants=[1], target=t, threads=n, layouts=layouts)[0]
+        for n in (1, 2, 3)
+    ]
+    assert np.array_equal(results[0], results[1]), "two threads give other bits"
+    assert np.array_equal(results[0], results[2]), "three threads give other bits"
+    np.testing.assert_allclose(results[0], want, rtol=0, atol=tolerance * scale)
+    return results[0]
+
+
+DIRECT = [
+    ((1, 16, 7, 7), 32, (3, 3), {"pads": (1, 1, 1, 1), "extras": "c"}),
+    ((2, 24, 9, 13), 40, (3, 3), {"pads": (1, 1, 1, 1), "extras": "cr"}),
+    ((1, 3, 17, 19), 20, (3, 5), {"strides": (2, 2), "pads": (0, 2, 1, 3), "extras": "r"}),
+    ((1, 17, 5, 6), 33, (1, 1), {"extras": "c"}),
+    ((3, 32, 11, 11), 16, (1, 1), {"strides": (2, 2)}),
+    ((1, 8, 10, 31), 8, (3, 3), {"dilations": (2, 3), "pads": (2, 3, 2, 3), "extras": "c"}),
+    ((1, 16, 4, 4), 16, (1, 1), {"pads": (1, 1, 1, 1)}),
+    ((2, 20, 50), 24, (5,), {"pads": (2, 2), "extras": "c"}),
+    ((1, 16, 40), 16, (11,), {"pads": (5, 5), "strides": (3,)}),
+    ((1, 16, 4, 5, 6), 16, (3, 3, 3), {"pads": (1, 1, 1, 1, 1, 1), "extras": "c"}),
+    ((1, 32, 6, 6), 64, (3, 3), {"pads": (1, 1, 1, 1), "group": 2, "extras": "c"}),
+    ((1, 64, 6, 6), 64, (3, 3), {"pads": (1, 1, 1, 1), "group": 16, "extras": "c"}),
+    ((1, 16, 1, 1), 1, (1, 1), {}),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("shape,maps,kernel,options", DIRECT)
+def test_direct(shape, maps, kernel, options, target: Target) -> None:
+    check_conv("conv_direct", shape, maps, kernel, target=target, **options)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "shape,maps,kernel,options",
+    [
+        ((1, 3, 33, 35), 32, (7, 7), {"strides": (2, 2), "pads": (3, 3, 3, 3), "extras": "c"}),
+        ((2, 3, 20, 30), 24, (3, 3), {"strides": (2, 2), "pads": (0, 0, 1, 1), "extras": "c"}),
+        ((1, 1, 28, 28), 8, (5, 5), {"extras": "c"}),
+        ((1, 3, 24, 24), 32, (6, 6), {"strides": (2, 2), "pads": (2, 2, 2, 2)}),
+    ],
+)
+def test_stem(shape, maps, kernel, options, target: Target) -> None:
+    check_conv("conv_stem", shape, maps, kernel, target=target, **options)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "shape,kernel,options",
+    [
+        ((1, 16, 7, 7), (3, 3), {"pads": (1, 1, 1, 1), "extras": "c"}),
+        ((2, 20, 15, 34), (3, 3), {"pads": (1, 1, 1, 1), "strides": (2, 2), "extras": "cr"}),
+        ((1, 40, 9, 9), (5, 5), {"pads": (2, 2, 2, 2)}),
+        ((1, 16, 21), (7,), {"pads": (3, 3), "dilations": (2,)}),
+        ((1, 8, 4, 5, 6), (3, 3, 3), {"pads": (1, 1, 1, 1, 1, 1)}),
+    ],
+)
+def test_depthwise(shape, kernel, options, target: Target) -> None:
+    check_conv("conv_depthwise", shape, shape[1], kernel, group=shape[1], target=target, **options)
+
+
+def test_a_batch_has_the_bits_of_its_images() -> None:
+    rng = np.random.default_rng(3)
+    x, w = rng.standard_normal((3, 24, 9, 9), np.float32), rng.standard_normal((16, 24, 3, 3), np.float32)
+    node = Node("Conv", ("x", "w"), ("y",), {"pads": (1, 1, 1, 1), "epilogue": arg(0, _F)}, SKIPJACK)
+    entry = named(SKIPJACK, "Conv", "conv_direct")
+    whole = run_lowering(entry, node, [x, w], [(_F, (3, 16, 9, 9))], constants=[1])[0]
+    for n in range(3):
+        one = run_lowering(entry, node, [x[n : n + 1], w], [(_F, (1, 16, 9, 9))], constants=[1])[0]
+        assert np.array_equal(whole[n : n + 1], one)
+
+
+def check_op(name: str, op: str, x: np.ndarray, attrs, target: Target, *, n_out: int = 1, exact: bool = False) -> None:
+    node = Node(op, ("x",), tuple(f"y{i}" for i in range(n_out)), attrs, ONNX)
+    want = [np.asarray(v) for v in lookup(node).reference(Ref(node, [x]))]
+    types = [(DType.from_numpy(v.dtype), v.shape) for v in want]
+    for n in (1, 3):
+        got = run_lowering(named(ONNX, op, name), node, [x], types, target=target, threads=n)
+        for g, v in zip(got, want):
+            np.testing.assert_allclose(g, v, rtol=0 if exact else 2e-6, atol=0 if exact else 1e-6)
+
+
+POOLS = [
+    ((1, 20, 13, 17), {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}),
+    ((2, 16, 12, 12), {"kernel_shape": (2, 2), "strides": (2, 2)}),
+    ((1, 16, 11, 40), {"kernel_shape": (3, 3), "strides": (2, 2), "ceil_mode": 1, "pads": (0, 1, 1, 0)}),
+    ((1, 8, 9, 9), {"kernel_shape": (5, 5), "strides": (1, 1), "pads": (2, 2, 2, 2), "count_include_pad": 1}),
+    ((1, 16, 10, 10), {"kernel_shape": (3, 3), "strides": (3, 3), "ceil_mode": 1, "pads": (1, 1, 1, 1), "count_include_pad": 1}),
+    ((1, 16, 30), {"kernel_shape": (4,), "strides": (3,), "dilations": (2,), "pads": (2, 1)}),
+    ((1, 16, 5, 6, 7), {"kernel_shape": (2, 3, 2), "strides": (2, 1, 2), "pads": (0, 1, 0, 0, 1, 0)}),
+    ((1, 16, 9, 14), {"kernel_shape": (3, 3), "strides": (2, 2), "auto_pad": "SAME_UPPER"}),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+@pytest.mark.parametrize("shape,attrs", POOLS)
+def test_pool(op: str, shape, attrs, target: Target) -> None:
+    if op != "AveragePool":
+        attrs = {k: v for k, v in attrs.items() if k != "count_include_pad"}
+    x = np.random.default_rng(1).standard_normal(shape, np.float32)
+    check_op("pool_blocked", op, x, attrs, target)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("op", ["GlobalAveragePool", "GlobalMaxPool"])
+@pytest.mark.parametrize("shape", [(2, 20, 7, 7), (1, 16, 1, 1), (1, 33, 50)])
+def test_global_pool(op: str, shape, target: Target) -> None:
+    check_op("global_pool_blocked", op, np.random.default_rng(1).standard_normal(shape, np.float32), {}, target)
+
+
+def test_max_pool_keeps_nan() -> None:
+    x = np.zeros((1, 16, 4, 4), np.float32)
+    x[0, 3, 1, 1] = np.nan
+    check_op("pool_blocked", "MaxPool", x, {"kernel_shape": (2, 2), "strides": (2, 2)}, host())
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("shape", [(1, 16, 4, 4), (2, 3, 7, 9), (1, 40, 300), (1, 17, 2, 3, 5), (1, 1, 1)])
+def test_reorder(shape, target: Target) -> None:
+    x = np.random.default_rng(1).standard_normal(shape, np.float32)
+    base = named(SKIPJACK, "Reorder", "reorder")
+    for to, source in (("blocked", PLAIN), ("plain", None)):
+        node = Node("Reorder", ("x",), ("y",), {"to": to}, SKIPJACK)
+        entry = Lowering("reorder", SKIPJACK, "Reorder", base.accepts, base.lower, "blocked")
+        if to == "plain":
+            got = _to_plain(node, base, x, target)
+        else:
+            got = run_lowering(entry, node, [x], [(_F, shape)], target=target, threads=2, layouts={0: source})[0]
+        assert np.array_equal(got, x)
+
+
+def _to_plain(node: Node, base: Lowering, x: np.ndarray, target: Target) -> np.ndarray:
+    from harness import Layout
+
+    entry = Lowering("reorder", SKIPJACK, "Reorder", base.accepts, base.lower, "plain")
+    return run_lowering(entry, node, [x], [(_F, x.shape)], target=target, threads=2, layouts={0: Layout("blocked", target.vl)})[0]
