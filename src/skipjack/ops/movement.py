@@ -34,6 +34,8 @@ def follow(reference: Callable[[Ref], Sequence[Any]], data: Sequence[int] = (0,)
         for n, v in enumerate(values):
             if (v is None and i.has(n)) or (v is not None and n not in data and is_symbolic(v)):
                 return [None] * len(i.node.outputs)
+        if any(v is not None and is_symbolic(v) for v in values):
+            values = [v.astype(object) if v is not None and n in data else v for n, v in enumerate(values)]
         return reference(Ref(i.node, values))
 
     return propagate

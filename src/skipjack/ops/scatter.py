@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,16 @@ def _cache(r: Ref) -> list[Any]:
     return [out]
 
 
-register(Op("ScatterElements", _scatter_rule, _scatter_elements, propagate=follow(_scatter_elements, (0, 2))))
-register(Op("ScatterND", _scatter_rule, _scatter_nd, propagate=follow(_scatter_nd, (0, 2))))
+def _known(reference: Callable[[Ref], list[Any]]) -> Callable[[Infer], Sequence[Any]]:
+    """Sizes can be written, added and multiplied; which of two is larger may be unknown."""
+    write, compare = follow(reference, (0, 2)), follow(reference, ())
+
+    def propagate(i: Infer) -> Sequence[Any]:
+        return (compare if i.attr("reduction", "none") in ("max", "min") else write)(i)
+
+    return propagate
+
+
+register(Op("ScatterElements", _scatter_rule, _scatter_elements, propagate=_known(_scatter_elements)))
+register(Op("ScatterND", _scatter_rule, _scatter_nd, propagate=_known(_scatter_nd)))
 register(Op("TensorScatter", _cache_rule, _cache))

@@ -98,10 +98,10 @@ def _insert_rule(i: Infer) -> list[ValueType]:
 
 
 def _insert(r: Ref) -> list[Any]:
-    items = list(r.get(0))
-    at = len(items) if r.get(2) is None else _position(r, 2, len(items) + 1)
-    if r.get(2) is not None and int(np.asarray(r.get(2)).reshape(-1)[0]) < 0:
-        at -= 1
+    items, given = list(r.get(0)), r.get(2)
+    at = len(items) if given is None else int(np.asarray(given).reshape(-1)[0])
+    if abs(at) > len(items):
+        r.fail(f"a position from {-len(items)} to {len(items)}", at)
     items.insert(at, r.get(1))
     return [items]
 

@@ -13,7 +13,7 @@ from skipjack.core.limits import check_allocation
 from skipjack.ir.types import TensorType, ValueType
 from skipjack.ops.movement import follow, small_outputs
 from skipjack.ops.registry import Infer, Op, Ref, register
-from skipjack.ops.rules import axes_of, axis_of, fresh_shape, ref_axis, same_as_first
+from skipjack.ops.rules import axes_of, axis_of, fresh_shape, is_symbolic, ref_axis, same_as_first
 
 FAR = 2**31 - 1
 """Starts and ends at or beyond this stand for `all the way`."""
@@ -160,7 +160,8 @@ def _pad(r: Ref) -> list[Any]:
 
 def _constant_border(r: Ref, x: np.ndarray, widths: list[tuple[int, int]]) -> np.ndarray:
     given = r.get(2)
-    fill = ("" if x.dtype == object else 0) if given is None else np.asarray(given).reshape(-1)[0]
+    blank = "" if x.dtype == object and not is_symbolic(x) else 0
+    fill = blank if given is None else np.asarray(given).reshape(-1)[0]
     out = np.full([d + b + a for d, (b, a) in zip(x.shape, widths)], fill, x.dtype)
     out[tuple(slice(b, b + d) for d, (b, _) in zip(x.shape, widths))] = x
     return out
