@@ -1,0 +1,99 @@
+"""The end of a contraction: the epilogue expression applied to accumulators, extras read, the result stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from skipjack.core.dtypes import DType
+from skipjack.kernels.emit import emit, load_as, register_type, store_as, supported
+from skipjack.kernels.launch import Bound, Site, Work
+from skipjack.lang.expr import Expr
+from skipjack.lang.kernel import Kernel, V
+from skipjack.lang.program import F32, PTR, Ty
+
+_CHANNEL, _FULL = "channel", "full"
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What a kernel compiles in: the expression, and per extra its kind ("channel", "full") and type; type of the output."""
+
+    expr: Expr | None
+    extras: tuple[tuple[str, DType], ...]
+    output: DType
+
+    def fields(self) -> list[tuple[str, Ty]]:
+        """The argument words: y, then one pointer per extra."""
+        return [("y", PTR), *((f"e{i}", PTR) for i in range(len(self.extras)))]
+
+
+def epilogue_of(work: Work, own: int = 2) -> Epilogue:
+    """The epilogue of a node whose extras start at input `own`."""
+    kinds: list[tuple[str, DType]] = []
+    for b in extras_of(work, own):
+        kinds.append((_CHANNEL if len(b.shape) == 1 and len(work.output().shape) != 1 else _FULL, b.dtype))
+    return Epilogue(work.attr("epilogue"), tuple(kinds), work.output().dtype)
+
+
+def extras_of(work: Work, own: int = 2) -> list[Bound]:
+    """The inputs that the epilogue reads beside the accumulator."""
+    return [work.input(i) for i in range(own, len(work.inputs))]
+
+
+def accepts_epilogue(site: Site, own: int = 2) -> str:
+    """Empty when kernels can compute the node's epilogue, else the reason why not."""
+    expr = site.node.attrs.get("epilogue")
+    if isinstance(expr, Expr) and (reason := supported(expr)):
+        return reason
+    for t in [*site.inputs[own:], site.outputs[0]]:
+        if t is not None and (reason := supported(Expr("input", (), t.dtype))):
+            return reason
+    return ""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Accumulators of `rows` output rows and one vector of columns."""
+
+    accumulators: V
+    pitch_bytes: int
+    rows: V
+    first_row: V
+    column: V
+    columns: V
+
+
+def finish_tile(k: Kernel, e: Epilogue, tile: Tile, lanes: int) -> None:
+    """Store epilogue(accumulators) to y, row-major with `columns` columns; columns past the end are not touched."""
+    whole = tile.column + lanes <= tile.columns
+    k.branch(
+        whole,
+        lambda: _rows(k, e, tile, lanes, None),
+        lambda: _rows(k, e, tile, lanes, k.below(tile.columns - tile.column, lanes)),
+    )
+
+
+def _rows(k: Kernel, e: Epilogue, tile: Tile, lanes: int, mask: V | None) -> None:
+    pointers = [getattr(k.arg, f"e{i}") for i in range(len(e.extras))]
+    per_channel = {
+        i: load_as(k, pointers[i].at(tile.column * dtype.itemsize), dtype, lanes, mask)
+        for i, (kind, dtype) in enumerate(e.extras)
+        if kind == _CHANNEL
+    }
+    with k.loop(tile.rows) as r:
+        at = (tile.first_row + r) * tile.columns + tile.column
+        acc = tile.accumulators.at(r * tile.pitch_bytes).load(F32.vec(lanes))
+        inputs = [acc]
+        for i, (_, dtype) in enumerate(e.extras):
+            inputs.append(per_channel.get(i) or load_as(k, pointers[i].at(at * dtype.itemsize), dtype, lanes, mask))
+        store_as(k, k.arg.y.at(at * e.output.itemsize), finished(k, e, inputs), e.output, mask)
+
+
+def finished(k: Kernel, e: Epilogue, inputs: Sequence[V]) -> V:
+    """The value to store, in the form it is computed in."""
+    if e.expr is None:
+        return inputs[0]
+    y = emit(k, e.expr, inputs)
+    assert y.ty.scalar == register_type(e.output), "an epilogue's type differs from its node's output type"
+    return y
