@@ -1,3 +1,45 @@
-"""skipjack: neural networks on CPUs, fast because zeros are skipped."""
+"""skipjack: neural networks on CPUs, fast because zeros are skipped.
+
+Names are loaded on first use, so that importing the package costs little.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from skipjack.core.errors import SkipjackError as SkipjackError
+    from skipjack.engine import Context as Context
+    from skipjack.engine import Engine as Engine
+    from skipjack.engine import MultiModelEngine as MultiModelEngine
+    from skipjack.engine import compile_model as compile_model
+    from skipjack.session.results import BatchBenchmarkResult as BatchBenchmarkResult
+    from skipjack.session.results import BenchmarkResults as BenchmarkResults
+    from skipjack.session.teams import Scheduler as Scheduler
+
+_PUBLIC = {
+    "BatchBenchmarkResult": "skipjack.session.results",
+    "BenchmarkResults": "skipjack.session.results",
+    "Context": "skipjack.engine",
+    "Engine": "skipjack.engine",
+    "MultiModelEngine": "skipjack.engine",
+    "Scheduler": "skipjack.session.teams",
+    "SkipjackError": "skipjack.core.errors",
+    "compile_model": "skipjack.engine",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'skipjack' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -16,7 +16,6 @@ from skipjack.kernels.launch import Bound, Lowering, Place, Work, lowerings
 from skipjack.runtime.aliases import aliased_bytes
 from skipjack.runtime.chunk import Buffer, Buffers, Chunk, Row
 from skipjack.runtime.shapes import Sizes, output_shapes
-from skipjack.runtime.team import Team
 from skipjack.runtime.weights import Weights
 from skipjack.select.choose import Plan
 
@@ -63,18 +62,17 @@ class Binder:
         self.outputs = frozenset(plan.graph.outputs)
         self.parameters = parameter_names(plan)
 
-    def bind(self, start: int, live: Mapping[str, np.ndarray], sizes: Sizes, team: Team) -> Chunk:
+    def bind(self, start: int, live: Mapping[str, np.ndarray], sizes: Sizes) -> Chunk:
         """The chunk that begins at node start; live holds the arrays of values made before it."""
-        return _Builder(self, start, live, sizes, team).build()
+        return _Builder(self, start, live, sizes).build()
 
 
 class _Builder:
-    def __init__(self, binder: Binder, start: int, live: Mapping[str, np.ndarray], sizes: Sizes, team: Team) -> None:
+    def __init__(self, binder: Binder, start: int, live: Mapping[str, np.ndarray], sizes: Sizes) -> None:
         self.b = binder
         self.graph = binder.graph
         self.start = start
         self.sizes = sizes
-        self.team = team
         self.buffers = Buffers(binder.weights)
         self.bound: dict[str, Bound] = {}
         self.alias: dict[str, Alias] = {}
@@ -96,7 +94,7 @@ class _Builder:
         self.join_concats()
         self.end = end
         rows = self.lower()
-        chunk = Chunk((self.start, end), self.buffers, rows, self.b.plan.target, self.team)
+        chunk = Chunk((self.start, end), self.buffers, rows, self.b.plan.target)
         chunk.shapes = {n: self.placed(n) for n in self.made() if n in self.b.outputs or self.escapes(n)}
         for name, b in chunk.shapes.items():
             if not self.buffers.items[b.place.buffer].external:

@@ -90,10 +90,9 @@ class Patch:
 class Chunk:
     """Bound nodes [start, end). One run at a time."""
 
-    def __init__(self, span: tuple[int, int], buffers: Buffers, rows: list[Row], target: Target, team: Team) -> None:
+    def __init__(self, span: tuple[int, int], buffers: Buffers, rows: list[Row], target: Target) -> None:
         self.start, self.end = span
         self.rows = rows
-        self.team = team
         self.buffers = buffers.items
         self._lay_out()
         self._fill(load([r.launch.spec for r in rows], target).codes if rows else {})
@@ -165,11 +164,11 @@ class Chunk:
             writes += w
         return flags
 
-    def run(self, externals: dict[str, int], stamps: np.ndarray | None = None) -> None:
-        """Run with the addresses of the external values."""
+    def run(self, team: Team, externals: dict[str, int], stamps: np.ndarray | None = None) -> None:
+        """Run on a team with the addresses of the external values; stamps receives a cycle count before each row and at the end."""
         for name, patch in self.patches.items():
             self.words[patch.words] = patch.offsets + externals[name]
-        self.team.run(self.table, len(self.rows), self.scratch_bytes, stamps)
+        team.run(self.table, len(self.rows), self.scratch_bytes, stamps)
 
 
 def _overlap(a: list[tuple[str, int, int]], b: list[tuple[str, int, int]]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -41,18 +42,18 @@ class Program:
 class Stream:
     """One run at a time of a program: its bound chunks and their memory. Not for two threads at once."""
 
-    def __init__(self, program: Program, team: Team) -> None:
+    def __init__(self, program: Program) -> None:
         self.program = program
         self.graph = program.plan.graph
-        self.team = team
         self.binder = Binder(program.plan, program.weights)
         self._chunks: OrderedDict[tuple[Any, ...], tuple[Chunk, dict[str, int]]] = OrderedDict()
         self._bodies: dict[int, tuple[Graph, Stream]] = {}
         self._live_in = _live_in(self.graph)
-        self._whole: dict[tuple[tuple[int, ...], ...], Chunk] = {}
+        self.kernel_seconds = 0.0
 
-    def run(self, feeds: Mapping[str, Any], outer_sizes: Mapping[str, int] | None = None) -> list[Any]:
+    def run(self, feeds: Mapping[str, Any], team: Team, outer_sizes: Mapping[str, int] | None = None) -> list[Any]:
         """The outputs in order. feeds are C-contiguous arrays (or lists for sequences) of the declared types."""
+        self._team = team
         values: dict[str, Any] = dict(feeds)
         sizes = Sizes(dict(outer_sizes or {}))
         for name in feeds:
@@ -102,7 +103,7 @@ class Stream:
             chunk, learned = self._chunks[key]
             sizes.known.update(learned)
             return chunk
-        chunk = self.binder.bind(index, live, sizes, self.team)
+        chunk = self.binder.bind(index, live, sizes)
         self._chunks[key] = (chunk, dict(sizes.known))
         if len(self._chunks) > _CACHED_BINDINGS:
             self._chunks.popitem(last=False)
@@ -120,7 +121,9 @@ class Stream:
                 values[name] = chunk.views[name]
             elif name not in values:
                 values[name] = np.empty(b.shape, b.dtype.np)
-        chunk.run(addresses)
+        start = perf_counter()
+        chunk.run(self._team, addresses)
+        self.kernel_seconds += perf_counter() - start
 
     def _host_step(self, index: int, values: dict[str, Any], sizes: Sizes) -> None:
         node = bind_sizes(self.graph.with_nodes([self.graph.nodes[index]]), sizes.known).nodes[0]
@@ -130,7 +133,7 @@ class Stream:
             stream = self._body(body)
             captured = {n: self._value(n, values) for n in body.captured}
             feeds = {**captured, **dict(zip(body.inputs, arguments, strict=True))}
-            return [_owned(x) for x in stream.run({n: _contiguous(v) for n, v in feeds.items()}, sizes.known)]
+            return [_owned(x) for x in stream.run({n: _contiguous(v) for n, v in feeds.items()}, self._team, sizes.known)]
 
         results = run_node(node, inputs, run_body)
         for name, value in zip(node.outputs, results):
@@ -152,7 +155,7 @@ class Stream:
             inputs = tuple(dict.fromkeys((*body.inputs, *body.captured)))
             types = {n: self.graph.types[n] for n in body.captured if n in self.graph.types}
             whole = Graph(body.name, inputs, body.outputs, body.nodes, {**types, **body.types}, body.constants)
-            self._bodies[id(body)] = (body, Stream(Program.of(whole, self.program.plan.target), self.team))
+            self._bodies[id(body)] = (body, Stream(Program.of(whole, self.program.plan.target)))
         return self._bodies[id(body)][1]
 
 

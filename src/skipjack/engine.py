@@ -1,0 +1,353 @@
+"""From a model file to runs: the table of contents of skipjack, and the Engine that users hold."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+import skipjack.kernels.all
+import skipjack.ops.all  # noqa: F401
+from skipjack.core.errors import ConfigError, InputError, nearest
+from skipjack.core.knobs import check_environment
+from skipjack.core.trace import debug, dump, dumping
+from skipjack.frontend.onnx_file import ImportedModel, Source, import_model
+from skipjack.ir.graph import Graph
+from skipjack.ir.text import print_graph
+from skipjack.passes import pipeline
+from skipjack.passes.propagate_types import specialize
+from skipjack.runtime.run import Program, Stream
+from skipjack.session import inputs as session_inputs
+from skipjack.session.peers import ORTEngine
+from skipjack.session.progress import progress
+from skipjack.session.results import BatchBenchmarkResult, BenchmarkResults
+from skipjack.session.teams import Scheduler, TeamPool, resolve_cores, resolve_scheduler, resolve_streams
+from skipjack.targets.target import Target, host
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A model ready to be bound to sizes."""
+
+    imported: ImportedModel
+    graph: Graph
+    program: Program
+
+
+def compile_graph(
+    source: Source,
+    batch_size: int | None = None,
+    input_shapes: Any = None,
+    target: Target | None = None,
+) -> Compiled:
+    """Every stage that needs no sizes: read and check, specialise, rewrite, choose kernels and layouts."""
+    imported = import_model(source)
+    _show("import", imported.graph)
+    shapes = session_inputs.parse_shapes(imported.graph.inputs, input_shapes)
+    graph = specialize(imported.graph, input_shapes=shapes, batch_size=batch_size)
+    graph = pipeline.run(graph, pipeline.Options(on_stage=_show))
+    program = Program.of(graph, target or host())
+    _show("plan", program.plan.graph)
+    return Compiled(imported, graph, program)
+
+
+def _show(stage: str, graph: Graph) -> None:
+    debug(2, f"{stage}: {len(graph.nodes)} nodes")
+    if dumping():
+        dump(stage, print_graph(graph))
+
+
+class Context:
+    """Cores shared by several engines; requests take shares of what is idle (the elastic scheduler)."""
+
+    def __init__(self, num_cores: int | None = None, num_streams: int | None = None) -> None:
+        cores = resolve_cores(num_cores)
+        self.num_cores = len(cores)
+        self.scheduler = Scheduler.elastic
+        self.num_streams = resolve_streams(num_streams, self.scheduler, len(cores))
+        self.value = TeamPool(cores, self.num_streams, self.scheduler)
+
+    def __repr__(self) -> str:
+        return f"Context(num_cores={self.num_cores}, num_streams={self.num_streams}, scheduler={self.scheduler})"
+
+
+class Engine:
+    """A compiled model. Safe to call from several threads; runs wait for the scheduler when all its streams are busy."""
+
+    def __init__(
+        self,
+        model: Source,
+        batch_size: int | None = 1,
+        num_cores: int | None = None,
+        num_streams: int | None = None,
+        scheduler: Scheduler | str | None = None,
+        input_shapes: Any = None,
+        *,
+        context: Context | None = None,
+    ) -> None:
+        check_environment()
+        self._batch_size = batch_size if batch_size is not None and batch_size >= 1 else None
+        self._scheduler = context.scheduler if context else resolve_scheduler(scheduler)
+        cores = context.value.cores if context else resolve_cores(num_cores)
+        self._num_cores = len(cores)
+        self._num_streams = context.num_streams if context else resolve_streams(num_streams, self._scheduler, len(cores))
+        self._pool = context.value if context else TeamPool(cores, self._num_streams, self._scheduler)
+        self._compiled = compile_graph(model, self._batch_size, input_shapes)
+        self._specs = session_inputs.input_specs(self._compiled.graph)
+        self._idle: list[Stream] = []
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+        self._supported: float | None = None
+        self._pid = os.getpid()
+        self._bind_declared()
+
+    def _bind_declared(self) -> None:
+        """Compile the kernels now when the model's own sizes are all known."""
+        types = [s.type for s in self._specs]
+        if not types or any(t is None or t.shape is None or any(not isinstance(d, int) for d in t.shape) for t in types):
+            return
+        feeds = {s.name: np.zeros(s.type.shape, s.type.dtype.np) for s in self._specs if s.type is not None}  # type: ignore[arg-type]
+        stream = Stream(self._compiled.program)
+        stream.bind(feeds)
+        self._idle.append(stream)
+
+    def run(self, inp: Any, val_inp: bool = True) -> list[Any]:
+        """The outputs for one list of input arrays; val_inp checks the inputs first."""
+        arrays = session_inputs.as_list(self._specs, inp)
+        if val_inp:
+            session_inputs.check(self._specs, arrays)
+        with self._pool.team() as team:
+            stream = self._take()
+            try:
+                return stream.run({s.name: a for s, a in zip(self._specs, arrays, strict=True)}, team)
+            finally:
+                self._give(stream)
+
+    __call__ = run
+
+    def _take(self) -> Stream:
+        if self._pid != os.getpid():
+            self._pid, self._lock, self._executor = os.getpid(), threading.Lock(), None
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return Stream(self._compiled.program)
+
+    def _give(self, stream: Stream) -> None:
+        with self._lock:
+            self._idle.append(stream)
+
+    def mapped_run(self, inp: Any, val_inp: bool = True) -> dict[str, Any]:
+        """Like run, as a dictionary from output name to array."""
+        return dict(zip(self.output_names, self.run(inp, val_inp), strict=True))
+
+    def batched_run(self, inp: Sequence[np.ndarray], val_inp: bool = True) -> list[Any]:
+        """Any number of items: split into batches of the engine's size, the last one padded and trimmed."""
+        arrays = session_inputs.as_list(self._specs, inp)
+        total = {len(a) for a in arrays}
+        if len(total) != 1 or 0 in total:
+            raise InputError(f"batched_run: expected inputs with the same number of items, at least one; got {sorted(total)}")
+        count, size = total.pop(), self._batch_size
+        if size is None:
+            return self.run(arrays, val_inp)
+        parts = [self.run([_part(a, i, size) for a in arrays], val_inp) for i in range(0, count, size)]
+        return [np.concatenate(outs)[:count] for outs in zip(*parts, strict=True)]
+
+    def timed_run(self, inp: Any, val_inp: bool = False) -> tuple[list[Any], float]:
+        """(outputs, seconds) of one run."""
+        start = perf_counter()
+        out = self.run(inp, val_inp)
+        return out, perf_counter() - start
+
+    def submit(self, inp: Any, val_inp: bool = True) -> Future[list[Any]]:
+        """Run in the background; the future gives the outputs or the error."""
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(self._num_streams, thread_name_prefix="skipjack-submit")
+            return self._executor.submit(self.run, inp, val_inp)
+
+    def benchmark(
+        self,
+        inp: Any,
+        num_iterations: int = 20,
+        num_warmup_iterations: int = 5,
+        include_inputs: bool = False,
+        include_outputs: bool = False,
+        show_progress: bool = False,
+    ) -> BenchmarkResults:
+        """Time num_iterations runs of the same inputs after num_warmup_iterations untimed ones."""
+        return self.benchmark_loader(
+            [inp], num_iterations, num_warmup_iterations, include_inputs, include_outputs, show_progress
+        )
+
+    def benchmark_loader(
+        self,
+        loader: Iterable[Any],
+        num_iterations: int = 20,
+        num_warmup_iterations: int = 5,
+        include_inputs: bool = False,
+        include_outputs: bool = False,
+        show_progress: bool = False,
+    ) -> BenchmarkResults:
+        """Time runs over the input lists of a loader, starting again when it ends."""
+        if num_iterations < 1 or num_warmup_iterations < 0:
+            raise ConfigError(
+                f"benchmark: expected at least one iteration, got {num_iterations} and {num_warmup_iterations} for warm-up"
+            )
+        batches = [session_inputs.as_list(self._specs, b) for b in loader]
+        if not batches:
+            raise InputError("benchmark: expected a loader with at least one list of inputs, got an empty one")
+        results = BenchmarkResults()
+        for i in progress(range(-num_warmup_iterations, num_iterations), show_progress):
+            batch = batches[i % len(batches)]
+            out, seconds = self.timed_run(batch)
+            if i >= 0:
+                size = self._batch_size or (len(batch[0]) if batch and np.ndim(batch[0]) else 1)
+                results.append(
+                    BatchBenchmarkResult(seconds, size, batch if include_inputs else None, out if include_outputs else None)
+                )
+        return results
+
+    def generate_random_inputs(self, seed: int | None = None) -> list[np.ndarray]:
+        """Inputs the model accepts: its element types and sizes, ids inside the vocabulary, masks of 0 and 1."""
+        return session_inputs.random_inputs(self._specs, seed)
+
+    @property
+    def model_path(self) -> str:
+        return str(self._compiled.imported.path or "")
+
+    @property
+    def batch_size(self) -> int | None:
+        return self._batch_size
+
+    @property
+    def num_cores(self) -> int:
+        return self._num_cores
+
+    @property
+    def num_streams(self) -> int:
+        return self._num_streams
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self._scheduler
+
+    @property
+    def input_names(self) -> list[str]:
+        return [s.name for s in self._specs]
+
+    @property
+    def output_names(self) -> list[str]:
+        return list(self._compiled.graph.outputs)
+
+    @property
+    def input_shapes(self) -> list[tuple[Any, ...]]:
+        """Sizes per input; a size that is free is its name."""
+        return [_shape(self._compiled.graph, n) for n in self._compiled.graph.inputs]
+
+    @property
+    def output_shapes(self) -> list[tuple[Any, ...]]:
+        return [_shape(self._compiled.graph, n) for n in self._compiled.graph.outputs]
+
+    @property
+    def cpu_avx_type(self) -> str:
+        return self._compiled.program.plan.target.name
+
+    @property
+    def cpu_vnni(self) -> bool:
+        return self._compiled.program.plan.target.has("avx512vnni")
+
+    @property
+    def compiled(self) -> Compiled:
+        """The stages' results, for tools that look inside."""
+        return self._compiled
+
+    @property
+    def fraction_of_supported_ops(self) -> float:
+        """The share of run time spent in kernels, measured on random inputs; 4 digits."""
+        if self._supported is None:
+            self._supported = self._measure_supported()
+        return self._supported
+
+    def _measure_supported(self) -> float:
+        if all(not c.on_host for c in self._compiled.program.plan.choices):
+            return 1.0
+        arrays = self.generate_random_inputs(seed=0)
+        feeds = {s.name: a for s, a in zip(self._specs, arrays, strict=True)}
+        stream = self._take()
+        with self._pool.team() as team:
+            stream.run(feeds, team)
+            stream.kernel_seconds = 0.0
+            start = perf_counter()
+            stream.run(feeds, team)
+            total = perf_counter() - start
+        share = stream.kernel_seconds / total
+        self._give(stream)
+        return round(min(share, 1.0), 4)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        lines = [
+            f"onnx_file_path: {self.model_path}",
+            f"batch_size: {self.batch_size}",
+            f"num_cores: {self.num_cores}",
+            f"num_streams: {self.num_streams}",
+            f"scheduler: {self.scheduler}",
+            f"fraction_of_supported_ops: {self.fraction_of_supported_ops}",
+            f"cpu_avx_type: {self.cpu_avx_type}",
+            f"cpu_vnni: {self.cpu_vnni}",
+        ]
+        return f"{type(self).__module__}.{type(self).__qualname__}:\n\t" + "\n\t".join(lines)
+
+
+class MultiModelEngine(Engine):
+    """An engine that shares the cores of a context with others."""
+
+    def __init__(self, model: Source, batch_size: int | None, context: Context, input_shapes: Any = None) -> None:
+        super().__init__(model, batch_size, input_shapes=input_shapes, context=context)
+
+
+_ENGINES = ("skipjack", "onnxruntime", "ort")
+
+
+def compile_model(
+    model: Source,
+    batch_size: int | None = 1,
+    num_cores: int | None = None,
+    num_streams: int | None = None,
+    scheduler: Scheduler | str | None = None,
+    input_shapes: Any = None,
+    *,
+    engine: str = "skipjack",
+) -> Any:
+    """Compile a model and return the engine that runs it.
+
+    model: an .onnx path, a directory with model.onnx, bytes, or a ModelProto. batch_size overrides the first dimension
+    of every input; None keeps the model's own. engine="onnxruntime" gives the same calls on onnxruntime.
+    """
+    if engine in ("onnxruntime", "ort"):
+        return ORTEngine(model, batch_size, num_cores, input_shapes)
+    if engine != "skipjack":
+        raise ConfigError(f"engine {engine!r}: expected one of {list(_ENGINES)}{nearest(engine, _ENGINES)}")
+    return Engine(model, batch_size, num_cores, num_streams, scheduler, input_shapes)
+
+
+def _part(array: np.ndarray, start: int, size: int) -> np.ndarray:
+    part = array[start : start + size]
+    if len(part) < size:
+        part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+    return np.ascontiguousarray(part)
+
+
+def _shape(graph: Graph, name: str) -> tuple[Any, ...]:
+    shape = getattr(graph.types[name], "shape", None) or ()
+    return tuple(d if isinstance(d, int) else str(d) for d in shape)
+

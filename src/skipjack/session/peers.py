@@ -1,0 +1,86 @@
+"""The same calls on onnxruntime, for comparison."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from skipjack.core.errors import ConfigError, InputError
+from skipjack.session.inputs import parse_shapes
+
+_NUMPY = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(uint16)": np.uint16,
+    "tensor(bool)": np.bool_,
+}
+
+
+class ORTEngine:
+    """A model on onnxruntime's CPU provider with skipjack's run methods."""
+
+    def __init__(
+        self, model: Any, batch_size: int | None = 1, num_cores: int | None = None, input_shapes: Any = None
+    ) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError:
+            raise ConfigError("engine 'onnxruntime' needs the package onnxruntime: pip install 'skipjack[compare]'") from None
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = num_cores or 0
+        options.inter_op_num_threads = 1
+        source = model if isinstance(model, bytes) else os.fspath(model)
+        self.session: Any = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        self.model_path = "" if isinstance(model, bytes) else str(source)
+        self.batch_size = batch_size
+        self.num_cores = num_cores or (os.cpu_count() or 1)
+        self.input_names: list[str] = [i.name for i in self.session.get_inputs()]
+        self.output_names: list[str] = [o.name for o in self.session.get_outputs()]
+        self._shapes = parse_shapes(self.input_names, input_shapes)
+
+    def run(self, inp: Any, val_inp: bool = True) -> list[Any]:
+        """The outputs for one list (or dictionary) of input arrays."""
+        arrays = [inp[n] for n in self.input_names] if isinstance(inp, Mapping) else list(inp)
+        if val_inp and len(arrays) != len(self.input_names):
+            raise InputError(f"inputs: expected {len(self.input_names)} arrays ({self.input_names}), got {len(arrays)}")
+        return list(self.session.run(None, dict(zip(self.input_names, arrays, strict=True))))
+
+    __call__ = run
+
+    def mapped_run(self, inp: Any, val_inp: bool = True) -> dict[str, Any]:
+        """Like run, as a dictionary from output name to array."""
+        return dict(zip(self.output_names, self.run(inp, val_inp), strict=True))
+
+    def timed_run(self, inp: Any, val_inp: bool = False) -> tuple[list[Any], float]:
+        """(outputs, seconds) of one run."""
+        start = perf_counter()
+        out = self.run(inp, val_inp)
+        return out, perf_counter() - start
+
+    @property
+    def input_shapes(self) -> list[tuple[Any, ...]]:
+        """Sizes per input as overridden, else as the file declares them."""
+        return [tuple(self._shapes.get(i.name, i.shape)) for i in self.session.get_inputs()]
+
+    def generate_random_inputs(self, seed: int | None = None) -> list[np.ndarray]:
+        """Random arrays of the model's element types; free sizes become the batch size or 1."""
+        rng = np.random.default_rng(seed)
+        made: list[np.ndarray] = []
+        for i, shape in zip(self.session.get_inputs(), self.input_shapes, strict=True):
+            sizes = [d if isinstance(d, int) else (self.batch_size or 1) if axis == 0 else 1 for axis, d in enumerate(shape)]
+            dtype = np.dtype(_NUMPY.get(i.type, np.float32))
+            made.append((rng.standard_normal(sizes) if dtype.kind == "f" else rng.integers(0, 2, sizes)).astype(dtype))
+        return made
+
+    def __str__(self) -> str:
+        return f"{type(self).__module__}.{type(self).__qualname__}:\n\tonnx_file_path: {self.model_path}\n\tbatch_size: {self.batch_size}"

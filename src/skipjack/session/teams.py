@@ -1,0 +1,132 @@
+"""Who runs a request: fixed teams for the sync and async schedulers, shares of the idle cores for elastic."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+
+from skipjack.core import knobs
+from skipjack.core.errors import ConfigError, nearest
+from skipjack.core.trace import debug
+from skipjack.runtime.platform import platform
+from skipjack.runtime.team import Team
+
+
+class Scheduler(Enum):
+    """How requests share the cores of an engine."""
+
+    default = "single_stream"
+    single_stream = "single_stream"
+    multi_stream = "multi_stream"
+    elastic = "elastic"
+
+    @staticmethod
+    def from_str(key: str) -> Scheduler:
+        """sync, single and single_stream; async, multi and multi_stream; elastic; default."""
+        accepted = {
+            "default": Scheduler.single_stream,
+            "sync": Scheduler.single_stream,
+            "single": Scheduler.single_stream,
+            "single_stream": Scheduler.single_stream,
+            "async": Scheduler.multi_stream,
+            "multi": Scheduler.multi_stream,
+            "multi_stream": Scheduler.multi_stream,
+            "elastic": Scheduler.elastic,
+        }
+        if key.lower() not in accepted:
+            raise ConfigError(f"scheduler {key!r}: expected one of {sorted(accepted)}{nearest(key, accepted)}")
+        return accepted[key.lower()]
+
+
+def resolve_scheduler(scheduler: Scheduler | str | None) -> Scheduler:
+    """A scheduler given as itself, as text, or not at all."""
+    if scheduler is None:
+        return Scheduler.single_stream
+    return scheduler if isinstance(scheduler, Scheduler) else Scheduler.from_str(scheduler)
+
+
+def resolve_cores(num_cores: int | None) -> list[int]:
+    """The cores to use, one per physical core: num_cores of them, all when it is None or 0."""
+    available = platform().cores()
+    wanted = num_cores or knobs.NUM_CORES.get() or len(available)
+    if wanted < 0:
+        raise ConfigError(f"num_cores: expected a number of cores or None for all, got {num_cores}")
+    if wanted > len(available):
+        debug(1, f"num_cores={wanted} is more than the {len(available)} physical cores available; using those")
+        wanted = len(available)
+    return available[:wanted]
+
+
+def resolve_streams(num_streams: int | None, scheduler: Scheduler, cores: int) -> int:
+    """How many requests may run at once."""
+    if num_streams is not None and num_streams < 0:
+        raise ConfigError(f"num_streams: expected a number that is not negative, got {num_streams}")
+    if not num_streams:
+        return 1 if scheduler is Scheduler.single_stream else max(1, cores // 2)
+    if num_streams > cores:
+        debug(0, f"warning: num_streams={num_streams} is more than the {cores} cores; using {cores}")
+    return min(num_streams, cores)
+
+
+class TeamPool:
+    """Hands out teams of threads. A request waits until its scheduler has a team for it."""
+
+    def __init__(self, cores: list[int], streams: int, scheduler: Scheduler) -> None:
+        self.cores = cores
+        self.streams = streams
+        self.scheduler = scheduler
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._changed = threading.Condition()
+        self._free_cores = list(self.cores)
+        self._idle: dict[int, list[Team]] = {}
+        self._running = 0
+
+    @contextmanager
+    def team(self) -> Iterator[Team]:
+        """A team for one run."""
+        if self._pid != os.getpid():
+            self._reset()
+        cores = self._take()
+        idle = self._idle.setdefault(len(cores), [])
+        team = idle.pop() if idle else Team(len(cores), cores if len(cores) > 1 else None)
+        try:
+            yield team
+        finally:
+            self._give(cores, team)
+
+    def _width(self) -> int:
+        """Cores the next request gets; 0 when it must wait."""
+        if self._running >= self.streams or not self._free_cores:
+            return 0
+        if self.scheduler is Scheduler.elastic and self.streams > 1:
+            return -(-len(self._free_cores) // 2)
+        return min(max(1, len(self.cores) // self.streams), len(self._free_cores))
+
+    def _take(self) -> list[int]:
+        with self._changed:
+            while not (width := self._width()):
+                self._changed.wait()
+            self._running += 1
+            taken, self._free_cores = self._free_cores[:width], self._free_cores[width:]
+            return taken
+
+    def _give(self, cores: list[int], team: Team) -> None:
+        with self._changed:
+            self._running -= 1
+            self._free_cores = sorted(self._free_cores + cores)
+            self._idle.setdefault(len(cores), []).append(team)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the threads of idle teams."""
+        with self._changed:
+            for teams in self._idle.values():
+                for team in teams:
+                    team.close()
+            self._idle = {}
