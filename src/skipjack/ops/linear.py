@@ -50,8 +50,11 @@ def _infer_gemm(i: Infer) -> list[ValueType]:
     columns: Dim = i.fresh("columns") if b is None else _matrix(i, b, "transB")[1]
     if a is not None and b is not None:
         same_dim(i, _matrix(i, a, "transA")[1], _matrix(i, b, "transB")[0], "the summed axis")
-    if i.has(2):
-        broadcast_shapes(i, [i.shape(2), (rows, columns)])
+    added = broadcast_shapes(i, [i.shape(2), (rows, columns)]) if i.has(2) else None
+    if added is not None and len(added) != 2:
+        i.fail("an addend with at most two axes", i.shape(2))
+    for a, b in zip(added or (), (rows, columns)):
+        same_dim(i, a, b, "addend and product")
     return [TensorType(dtype, (rows, columns))]
 
 

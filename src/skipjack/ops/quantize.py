@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from skipjack.core.dims import ceildiv
 from skipjack.core.dtypes import DType
 from skipjack.ir.types import TensorType, ValueType
 from skipjack.ops.cast import convert
@@ -13,7 +14,7 @@ from skipjack.ops.contraction import conv
 from skipjack.ops.conv import conv_shapes, kernel_of, pads_in_order
 from skipjack.ops.linear import matmul_shape
 from skipjack.ops.registry import Infer, Op, Ref, register
-from skipjack.ops.rules import attr_dtype, outputs, ref_axis
+from skipjack.ops.rules import attr_dtype, outputs, same_dim
 from skipjack.ops.window import output_sizes, window
 
 _LIMITS = {DType.I4: (-8, 7), DType.U4: (0, 15), DType.I2: (-2, 1), DType.U2: (0, 3)}
@@ -27,12 +28,20 @@ def limits(dtype: DType) -> tuple[int, int]:
     return int(bounds.min), int(bounds.max)
 
 
+def quantized_axis(x: Infer | Ref, rank: int) -> int:
+    """The axis that scales run along; a tensor with one axis has only that."""
+    axis = int(x.attr("axis", 1))
+    if rank != 1 and not -rank <= axis < rank:
+        x.fail(f"an axis from {-rank} to {rank - 1}", axis)
+    return 0 if rank == 1 else axis % rank
+
+
 def spread(r: Ref, parameter: np.ndarray, x: np.ndarray) -> np.ndarray:
     """A scale or zero point shaped to broadcast with x: for the whole tensor, along an axis, or for blocks of it."""
     if parameter.size == 1 and parameter.ndim <= 1:
         return parameter.reshape(())
-    axis = ref_axis(r, int(r.attr("axis", 1)), x.ndim)
-    if parameter.ndim == 1 and x.ndim != 1:
+    axis = quantized_axis(r, x.ndim)
+    if parameter.ndim == 1 and not r.attr("block_size", 0):
         if parameter.shape[0] != x.shape[axis]:
             r.fail(f"{x.shape[axis]} scales along axis {axis}", parameter.shape[0])
         return parameter.reshape([-1 if n == axis else 1 for n in range(x.ndim)])
@@ -55,7 +64,28 @@ def to_quantized(steps: np.ndarray, zero_point: np.ndarray | None, dtype: DType,
     return whole.astype(np.int32).astype(dtype.np)
 
 
+def _check_parameters(i: Infer) -> None:
+    """The scale must be one number, one per index of the axis, or one per block; the zero point has its shape."""
+    x, scale = i.shape(0), i.shape(1)
+    zero = i.shape(2) if i.has(2) else scale
+    if x is None or scale is None or scale == () or scale == (1,):
+        return
+    if zero is not None and len(zero) != len(scale):
+        i.fail(f"a zero point of the scale's shape {scale}", zero)
+    for a, b in zip(zero or scale, scale):
+        same_dim(i, a, b, "scale and zero point")
+    axis, block = quantized_axis(i, len(x)), int(i.attr("block_size", 0))
+    if len(scale) == 1 and not block:
+        same_dim(i, x[axis], scale[0], f"axis {axis} and scale")
+        return
+    if len(scale) != len(x):
+        i.fail(f"a scale with 1 or {len(x)} axes", scale)
+    for n, (size, count) in enumerate(zip(x, scale)):
+        same_dim(i, ceildiv(size, block) if n == axis and block else size, count, f"axis {n} and scale")
+
+
 def _infer_quantize(i: Infer) -> list[ValueType]:
+    _check_parameters(i)
     default = i.tensor(2).dtype if i.has(2) else attr_dtype(i, "output_dtype", DType.U8)
     return [TensorType(default, i.shape(0))]
 
@@ -76,6 +106,7 @@ def _quantize(r: Ref) -> list[np.ndarray]:
 
 
 def _infer_dequantize(i: Infer) -> list[ValueType]:
+    _check_parameters(i)
     return [TensorType(attr_dtype(i, "output_dtype", i.tensor(1).dtype), i.shape(0))]
 
 
@@ -158,6 +189,9 @@ register(Op("QLinearMatMul", _infer_qlinear_matmul, _qlinear_matmul))
 
 def _conv_type(i: Infer, x_index: int, w_index: int, dtype: DType) -> list[ValueType]:
     x, w = i.shape(x_index), i.shape(w_index)
+    bias = i.shape(8) if i.has(8) else None
+    if bias is not None and w is not None:
+        same_dim(i, bias[0] if len(bias) == 1 else 0, w[0], "bias and output channels")
     if x is None or w is None:
         return [TensorType(dtype, None)]
     return [TensorType(dtype, (x[0], w[0], *output_sizes(i, conv_shapes(i, x, w), x[2:])))]
