@@ -17,10 +17,14 @@ pytestmark = pytest.mark.skipif(
     onnx.__version__ != lists.onnx_version(),
     reason=f"the lists are for onnx {lists.onnx_version()}, installed is {onnx.__version__}",
 )
-RUNNERS = [runners.typed_reference, runners.symbolic_reference, runners.unknown_rank_reference]
+RUNNERS = [
+    pytest.param(runners.typed_reference, id="typed"),
+    pytest.param(runners.symbolic_reference, id="symbolic", marks=pytest.mark.slow),
+    pytest.param(runners.unknown_rank_reference, id="unknown_rank", marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.parametrize("runner", RUNNERS, ids=lambda r: r.__name__)
+@pytest.mark.parametrize("runner", RUNNERS)
 def test_exactly_the_listed_cases_pass(runner: harness.Runner) -> None:
     failures = {f.name: f.reason for f in harness.run_all(runner, harness.cases())}
     passing = lists.passing()
