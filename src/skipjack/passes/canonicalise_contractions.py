@@ -106,13 +106,17 @@ def _gemm(edit: Edit, n: Node) -> None:
         made = _dynamic(n.input(0), n.input(1), trans, alpha, product)
     if not addend:
         edit.replace(n, [made])
+        return
+    constant = edit.array(addend)
+    if beta != 1.0 and constant is not None:
+        addend = edit.constant((constant.astype(np.float64) * beta).astype(constant.dtype), f"{addend}.scaled")
     elif beta != 1.0:
         factor = edit.constant(np.array(beta, t.dtype.np), f"{n.outputs[0]}.beta")
         scaled = edit.name(f"{n.outputs[0]}.scaled")
         terms = [node("Mul", (addend, factor), scaled), node("Add", (product, scaled), n.outputs[0])]
         edit.replace(n, [made, *terms])
-    else:
-        edit.replace(n, [made, node("Add", (product, addend), n.outputs[0])])
+        return
+    edit.replace(n, [made, node("Add", (product, addend), n.outputs[0])])
 
 
 def _conv(edit: Edit, n: Node) -> None:

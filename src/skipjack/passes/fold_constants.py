@@ -35,9 +35,9 @@ class FoldConstants:
         kept: list[Node] = []
         quantised = _weights_of_quantised_contractions(graph)
         for node in graph.nodes:
-            found = _known_outputs(node, known.values)
-            if found is None and not quantised.intersection(node.outputs):
-                found = self._evaluated(node, constants, graph)
+            found = None
+            if not quantised.intersection(node.outputs):
+                found = _known_outputs(node, known.values) or self._evaluated(node, constants, graph)
             if found is None:
                 kept.append(node)
             else:
