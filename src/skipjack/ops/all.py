@@ -15,6 +15,8 @@ import skipjack.ops.loss
 import skipjack.ops.microsoft
 import skipjack.ops.microsoft_attention
 import skipjack.ops.microsoft_quant
+import skipjack.ops.ml
+import skipjack.ops.ml_models
 import skipjack.ops.movement
 import skipjack.ops.norm
 import skipjack.ops.pointwise

@@ -120,7 +120,7 @@ def _infer_multi(i: Infer) -> list[ValueType]:
     if k is None or past is None or (v is None and len(k) != 5):
         return outputs(i, kind, kind, kind)
     keys = k[2] if len(k) == 4 else k[1]
-    dv: Dim = k[4] if len(k) == 5 or v is None else v[3] if len(v) == 4 else v[2] // heads
+    dv: Dim = k[-1] if v is None else v[3] if len(v) == 4 else v[2] // heads
     total = past[2] + keys
     present_k = TensorType(t.dtype, (q[0], heads, total, q[2] // heads))
     present_v = TensorType(t.dtype, (q[0], heads, total, dv))

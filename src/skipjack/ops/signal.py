@@ -55,7 +55,7 @@ def _as_complex(x: np.ndarray) -> np.ndarray:
 
 
 def _as_pair(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    return np.stack([x.real, x.imag], axis=-1).astype(dtype)
+    return np.stack([np.real(x), np.imag(x)], axis=-1).astype(dtype)
 
 
 def _ref_dft(r: Ref) -> list[Any]:
@@ -106,7 +106,7 @@ def _ref_stft(r: Ref) -> list[Any]:
     window, given = r.get(2), r.get(3)
     if window is None and given is None:
         r.fail("a window or a frame length", "neither")
-    length = int(np.asarray(given).reshape(-1)[0]) if given is not None else len(window)
+    length = np.size(window) if given is None else int(np.asarray(given).reshape(-1)[0])
     if step < 1 or length < 1 or x.shape[1] < length or (window is not None and len(window) != length):
         r.fail(f"frames and a window of {length} samples inside the signal", x.shape)
     weights = np.ones(length) if window is None else window.astype(np.float64)
