@@ -220,6 +220,8 @@ def test_data_that_breaks_the_contract_is_named(
         ("ConstantOfShape", [ints([1 << 40, 1 << 20])]),
         ("Expand", [np.zeros(1), ints([1 << 40])]),
         ("Tile", [np.zeros(4), ints([1 << 40])]),
+        ("Gather", [np.zeros((1, 64)), np.broadcast_to(ints(0), (1 << 40,))]),
+        ("GatherND", [np.zeros((1, 64)), np.broadcast_to(ints(0), (1 << 40, 1))]),
         ("Range", [ints(0), ints(1 << 50), ints(1)]),
         ("Pad", [np.zeros(1), ints([0, 1 << 50])]),
         ("OneHot", [ints([0]), ints(1 << 50), ints([0, 1])]),

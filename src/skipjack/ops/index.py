@@ -46,6 +46,8 @@ def _gather_rule(i: Infer) -> list[ValueType]:
 def _gather(r: Ref) -> list[Any]:
     x = np.asarray(r.get(0))
     axis = ref_axis(r, r.attr("axis", 0), x.ndim)
+    rest = math.prod(d for a, d in enumerate(x.shape) if a != axis)
+    check_allocation(rest * np.size(r.get(1)), x.dtype.itemsize, str(r.node.origin))
     return [np.asarray(np.take(x, checked(r, r.get(1), x.shape[axis]), axis))]
 
 
@@ -98,6 +100,8 @@ def _gather_nd(r: Ref) -> list[Any]:
     batch = r.attr("batch_dims", 0)
     if batch and x.shape[:batch] != index.shape[:batch]:
         r.fail(f"equal sizes of the first {batch} axes", (list(x.shape), list(index.shape)))
+    rest = math.prod(x.shape[batch + index.shape[-1] :]) * math.prod(index.shape[:-1])
+    check_allocation(rest, x.dtype.itemsize, str(r.node.origin))
     found = places(r, index, x.shape[batch:])
     lead = np.ix_(*[np.arange(n) for n in x.shape[:batch]]) if batch else ()
     extra = index.ndim - 1 - batch

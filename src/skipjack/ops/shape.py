@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from skipjack.core.bounds import never_negative
@@ -176,7 +175,7 @@ def _range(r: Ref) -> list[Any]:
     dtype = np.asarray(r.get(0)).dtype
     count = _count(r, start, limit, delta)
     check_allocation(count, dtype.itemsize, str(r.node.origin))
-    half = dtype in (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)) and r.attr("stash_type", 1) == 1
+    half = dtype in (DType.F16.np, DType.BF16.np) and r.attr("stash_type", 1) == 1
     wide = np.dtype(np.float32) if half else dtype
     steps = np.arange(count).astype(wide)
     return [(start.astype(wide) + steps * delta.astype(wide)).astype(dtype)]
