@@ -93,6 +93,7 @@ class GraphImporter:
         self._functions = functions
         self._symbols = Symbols()
         self._used: set[str] = set()
+        self._repeats: dict[str, int] = {}
         self._unsupported: list[str] = []
         self._n_nodes = 0
 
@@ -108,10 +109,10 @@ class GraphImporter:
 
     def unique(self, hint: str) -> str:
         """A value name nobody has yet."""
-        name, n = hint, 1
+        name = hint
         while name in self._used:
-            name = f"{hint}_{n}"
-            n += 1
+            self._repeats[hint] = self._repeats.get(hint, 0) + 1
+            name = f"{hint}_{self._repeats[hint]}"
         self._used.add(name)
         return name
 
@@ -350,4 +351,6 @@ def _advice(origin: Origin) -> str:
     names = [o.name for o in registered() if o.domain == origin.domain]
     if origin.op in names:
         return "the operator is not part of this opset; export with a newer one"
+    if schema_of(origin.op, origin.opset, origin.domain) is not None:
+        return "skipjack does not run this operator; rewrite it with others before export"
     return f"the operator is not known{nearest(origin.op, names)}; rewrite it with standard operators before export"
