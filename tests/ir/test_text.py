@@ -8,7 +8,7 @@ from skipjack.core.dtypes import DType
 from skipjack.core.errors import ModelError
 from skipjack.ir.graph import SKIPJACK, Graph, Node, Origin, frozen
 from skipjack.ir.parse import parse_graph, parse_type
-from skipjack.ir.text import print_graph, print_type, same_structure
+from skipjack.ir.text import print_graph, print_type, same_structure, without_data
 from skipjack.ir.types import Layout, MapType, OptionalType, Quant, SequenceType, TensorType, ValueType, tensor
 from skipjack.lang.expr import arg, const, maximum, select, unary
 
@@ -120,3 +120,9 @@ def test_a_mistake_names_its_line() -> None:
         parse_graph(text)
     with pytest.raises(ModelError, match="the end of the text"):
         parse_graph(print_graph(_graph()) + " x")
+
+
+def test_a_text_for_reading_leaves_out_large_arrays() -> None:
+    text = without_data(print_graph(_graph(table=np.zeros((10, 10), np.float32))))
+    assert '"table" = array f32(10, 10) ...\n' in text
+    assert "array f32(2) (1.5, -0.0)" in text
