@@ -119,6 +119,26 @@ def test_support_vector_regression(kernel: str) -> None:
     check("SVMRegressor", [normal(r, 6, 4)], {**attrs, "one_class": 1})
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("classes", [2, 3])
+def test_support_vector_classification(classes: int, seed: int) -> None:
+    r = np.random.default_rng(seed)
+    counts, pairs = [3, 2, 4][:classes], classes * (classes - 1) // 2
+    attrs = {
+        "kernel_type": "RBF",
+        "kernel_params": [0.3, 0.0, 3.0],
+        "vectors_per_class": counts,
+        "support_vectors": normal(r, sum(counts) * 4).tolist(),
+        "coefficients": normal(r, sum(counts) * (classes - 1)).tolist(),
+        "rho": normal(r, pairs).tolist(),
+        "classlabels_ints": [3, 5, 7][:classes],
+    }
+    x = normal(r, 8, 4)
+    check("SVMClassifier", [x], attrs, 2, f"seed {seed}")
+    known = {"prob_a": (-np.abs(normal(r, pairs))).tolist(), "prob_b": normal(r, pairs).tolist()}
+    check("SVMClassifier", [x], {**attrs, **known}, 2, f"seed {seed}")
+
+
 def forest(r: np.random.Generator, trees: int, prefix: str, targets: list[int], positive: bool) -> dict[str, Any]:
     """Complete trees of depth two over four features; every leaf weighs on each target."""
     out: dict[str, Any] = {

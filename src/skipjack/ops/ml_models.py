@@ -175,8 +175,8 @@ def _numbers(r: Ref, name: str) -> list[float]:
 
 def _older_trees(r: Ref, prefix: str) -> Trees:
     """The trees of a TreeEnsembleRegressor (prefix target) or TreeEnsembleClassifier (prefix class)."""
-    owners = list(zip(r.attr("nodes_treeids") or (), r.attr("nodes_nodeids") or ()))
-    number = {o: n for n, o in enumerate(owners)}
+    owners: list[tuple[int, int]] = list(zip(r.attr("nodes_treeids", ()), r.attr("nodes_nodeids", ())))
+    number: dict[tuple[int, int], int] = {o: n for n, o in enumerate(owners)}
     modes = [str(m) for m in r.attr("nodes_modes") or ()]
     leaf = {n: len([m for m in modes[:n] if m == "LEAF"]) for n, m in enumerate(modes) if m == "LEAF"}
 
@@ -340,3 +340,96 @@ def _ref_svm_regressor(r: Ref) -> list[Any]:
 
 
 register(Op("SVMRegressor", _infer_regressor(""), _ref_svm_regressor, domain=ML))
+
+
+def _pairwise_probabilities(pair: np.ndarray) -> np.ndarray:
+    """Class probabilities from those of pairs [classes, classes], by the iteration that libsvm uses."""
+    k = len(pair)
+    q = -pair.T * pair
+    np.fill_diagonal(q, 0)
+    np.fill_diagonal(q, [sum(pair[j, t] ** 2 for j in range(k) if j != t) for t in range(k)])
+    p = np.full(k, 1.0 / k)
+    for _ in range(max(100, k)):
+        qp = q @ p
+        total = float(p @ qp)
+        if np.abs(qp - total).max() < 0.005 / k:
+            break
+        for t in range(k):
+            step = (total - qp[t]) / q[t, t]
+            p[t] += step
+            total = (total + step * (step * q[t, t] + 2 * qp[t])) / (1 + step) ** 2
+            qp = (qp + step * q[t]) / (1 + step)
+            p /= 1 + step
+    return p
+
+
+def _pair_scores(r: Ref, x: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """[N, pairs]: the decision of every pair of classes, in the order (0,1), (0,2), ..."""
+    k = len(counts)
+    vectors = np.asarray(r.attr("support_vectors"), np.float64).reshape(sum(counts), -1)
+    weights = np.asarray(r.attr("coefficients"), np.float64).reshape(k - 1, sum(counts))
+    if vectors.shape[1] != x.shape[1]:
+        r.fail(f"{vectors.shape[1]} features", x.shape[1])
+    rho = np.asarray(r.attr("rho"), np.float64)
+    kernel, starts = kernel_values(r, x, vectors), np.cumsum([0, *counts])
+    out: list[np.ndarray] = []
+    for i in range(k):
+        for j in range(i + 1, k):
+            first, second = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
+            score = kernel[:, first] @ weights[j - 1, first] + kernel[:, second] @ weights[i, second]
+            out.append(score + rho[len(out)])
+    return np.stack(out, axis=1)
+
+
+def _votes(pairs: np.ndarray, k: int) -> np.ndarray:
+    """[N, k]: how many pairs each class wins."""
+    votes = np.zeros((len(pairs), k))
+    at = 0
+    for i in range(k):
+        for j in range(i + 1, k):
+            votes[:, i] += pairs[:, at] > 0
+            votes[:, j] += pairs[:, at] <= 0
+            at += 1
+    return votes
+
+
+def _probabilities(r: Ref, pairs: np.ndarray, k: int) -> np.ndarray:
+    a, b = np.asarray(r.attr("prob_a"), np.float64), np.asarray(r.attr("prob_b"), np.float64)
+    if len(a) != pairs.shape[1] or len(b) != pairs.shape[1]:
+        r.fail(f"{pairs.shape[1]} values in prob_a and prob_b", (len(a), len(b)))
+    won = np.clip(logistic(-(pairs * a + b)), 1e-7, 1 - 1e-7)
+    out = np.zeros((len(pairs), k))
+    for n, row in enumerate(won):
+        pair = np.zeros((k, k))
+        pair[np.triu_indices(k, 1)] = row
+        pair += np.tril(1 - pair.T, -1)
+        out[n] = _pairwise_probabilities(pair)
+    return out
+
+
+def _infer_svm_classifier(i: Infer) -> list[ValueType]:
+    labels, text = _labels(i, "classlabels_ints")
+    counts, rows, k = i.attr("vectors_per_class"), _rows(i), len(labels)
+    if not counts or len(counts) != k or k < 2:
+        i.fail("vectors_per_class for each of at least two classes", counts)
+    columns = k if i.attr("prob_a") or k == 2 else k * (k - 1) // 2
+    label = TensorType(DType.STRING if text else DType.I64, (rows,))
+    return outputs(i, label, TensorType(DType.F32, (rows, columns)))
+
+
+def _ref_svm_classifier(r: Ref) -> list[Any]:
+    labels, text = _labels(r, "classlabels_ints")
+    k = len(labels)
+    pairs = _pair_scores(
+        r, np.atleast_2d(r.inputs[0]).astype(np.float64), [int(c) for c in r.attr("vectors_per_class")]
+    )
+    name = str(r.attr("post_transform", "NONE"))
+    if r.attr("prob_a"):
+        scores = _probabilities(r, pairs, k)
+    else:
+        scores = np.concatenate([-pairs, pairs], axis=1) if k == 2 else pairs
+    picked = _votes(pairs, k).argmax(axis=1)
+    return [_named(picked, labels, text), transformed(r, scores, name).astype(np.float32)][: r.n_outputs]
+
+
+register(Op("SVMClassifier", _infer_svm_classifier, _ref_svm_classifier, domain=ML))

@@ -103,10 +103,11 @@ def _infer_stft(i: Infer) -> list[ValueType]:
 
 def _ref_stft(r: Ref) -> list[Any]:
     x, step = r.inputs[0], int(np.asarray(r.inputs[1]).reshape(-1)[0])
-    window, given = r.get(2), r.get(3)
+    window: Any = r.get(2)
+    given: Any = r.get(3)
     if window is None and given is None:
         r.fail("a window or a frame length", "neither")
-    length = np.size(window) if given is None else int(np.asarray(given).reshape(-1)[0])
+    length = len(np.asarray(window)) if given is None else int(np.asarray(given).reshape(-1)[0])
     if step < 1 or length < 1 or x.shape[1] < length or (window is not None and len(window) != length):
         r.fail(f"frames and a window of {length} samples inside the signal", x.shape)
     weights = np.ones(length) if window is None else window.astype(np.float64)
