@@ -8,9 +8,10 @@ from harness import run_lowering
 
 import skipjack.kernels.conv_depthwise
 import skipjack.kernels.conv_direct
+import skipjack.kernels.conv_winograd
 import skipjack.kernels.layout
-import skipjack.kernels.pool  # noqa: F401
-import skipjack.ops.layout  # noqa: F401
+import skipjack.kernels.pool
+import skipjack.ops.layout
 import skipjack.ops.pool  # noqa: F401
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX, SKIPJACK, Node
@@ -36,7 +37,20 @@ def epilogue(extras: str):
     return maximum(e, 0.0) if extras else e
 
 
-def check_conv(name: str, shape, maps, kernel, *, strides=None, pads=None, dilations=None, group=1, extras="", target=None, tolerance=3e-6):
+def check_conv(
+    name: str,
+    shape,
+    maps,
+    kernel,
+    *,
+    strides=None,
+    pads=None,
+    dilations=None,
+    group=1,
+    extras="",
+    target=None,
+    tolerance=3e-6,
+):
     rng = np.random.default_rng(len(shape) + maps)
     rank = len(kernel)
     strides, dilations, pads = strides or (1,) * rank, dilations or (1,) * rank, pads or (0,) * (2 * rank)
@@ -55,9 +69,13 @@ def check_conv(name: str, shape, maps, kernel, *, strides=None, pads=None, dilat
     t = target or host()
     entry = named(SKIPJACK, "Conv", name)
     layouts = {0: PLAIN} if entry.layouts == "stem" else None
-    entry = Lowering(name, SKIPJACK, "Conv", entry.accepts, entry.lower, "plain" if entry.layouts == "plain" else "blocked")
+    entry = Lowering(
+        name, SKIPJACK, "Conv", entry.accepts, entry.lower, "plain" if entry.layouts == "plain" else "blocked"
+    )
     results = [
-        run_lowering(entry, node, [x, w, *more], [(_F, want.shape)], constants=[1], target=t, threads=n, layouts=layouts)[0]
+        run_lowering(
+            entry, node, [x, w, *more], [(_F, want.shape)], constants=[1], target=t, threads=n, layouts=layouts
+        )[0]
         for n in (1, 2, 3)
     ]
     assert np.array_equal(results[0], results[1]), "two threads give other bits"
@@ -118,11 +136,28 @@ def test_depthwise(shape, kernel, options, target: Target) -> None:
     check_conv("conv_depthwise", shape, shape[1], kernel, group=shape[1], target=target, **options)
 
 
-def test_a_batch_has_the_bits_of_its_images() -> None:
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize(
+    "shape,maps,options",
+    [
+        ((1, 16, 8, 8), 16, {"pads": (1, 1, 1, 1), "extras": "c"}),
+        ((2, 20, 7, 9), 24, {"pads": (1, 1, 1, 1), "extras": "cr"}),
+        ((3, 33, 14, 13), 40, {"pads": (0, 1, 2, 0), "extras": "r"}),
+        ((1, 16, 3, 3), 16, {}),
+        ((1, 64, 30, 30), 80, {"pads": (1, 1, 1, 1), "extras": "c"}),
+    ],
+)
+def test_winograd(m: int, shape, maps, options, target: Target) -> None:
+    check_conv(f"conv_winograd{m}", shape, maps, (3, 3), target=target, tolerance=1e-5, **options)
+
+
+@pytest.mark.parametrize("name", ["conv_direct", "conv_winograd2", "conv_winograd4"])
+def test_a_batch_has_the_bits_of_its_images(name: str) -> None:
     rng = np.random.default_rng(3)
     x, w = rng.standard_normal((3, 24, 9, 9), np.float32), rng.standard_normal((16, 24, 3, 3), np.float32)
     node = Node("Conv", ("x", "w"), ("y",), {"pads": (1, 1, 1, 1), "epilogue": arg(0, _F)}, SKIPJACK)
-    entry = named(SKIPJACK, "Conv", "conv_direct")
+    entry = named(SKIPJACK, "Conv", name)
     whole = run_lowering(entry, node, [x, w], [(_F, (3, 16, 9, 9))], constants=[1])[0]
     for n in range(3):
         one = run_lowering(entry, node, [x[n : n + 1], w], [(_F, (1, 16, 9, 9))], constants=[1])[0]
@@ -144,7 +179,10 @@ POOLS = [
     ((2, 16, 12, 12), {"kernel_shape": (2, 2), "strides": (2, 2)}),
     ((1, 16, 11, 40), {"kernel_shape": (3, 3), "strides": (2, 2), "ceil_mode": 1, "pads": (0, 1, 1, 0)}),
     ((1, 8, 9, 9), {"kernel_shape": (5, 5), "strides": (1, 1), "pads": (2, 2, 2, 2), "count_include_pad": 1}),
-    ((1, 16, 10, 10), {"kernel_shape": (3, 3), "strides": (3, 3), "ceil_mode": 1, "pads": (1, 1, 1, 1), "count_include_pad": 1}),
+    (
+        (1, 16, 10, 10),
+        {"kernel_shape": (3, 3), "strides": (3, 3), "ceil_mode": 1, "pads": (1, 1, 1, 1), "count_include_pad": 1},
+    ),
     ((1, 16, 30), {"kernel_shape": (4,), "strides": (3,), "dilations": (2,), "pads": (2, 1)}),
     ((1, 16, 5, 6, 7), {"kernel_shape": (2, 3, 2), "strides": (2, 1, 2), "pads": (0, 1, 0, 0, 1, 0)}),
     ((1, 16, 9, 14), {"kernel_shape": (3, 3), "strides": (2, 2), "auto_pad": "SAME_UPPER"}),
@@ -193,4 +231,6 @@ def _to_plain(node: Node, base: Lowering, x: np.ndarray, target: Target) -> np.n
     from harness import Layout
 
     entry = Lowering("reorder", SKIPJACK, "Reorder", base.accepts, base.lower, "plain")
-    return run_lowering(entry, node, [x], [(_F, x.shape)], target=target, threads=2, layouts={0: Layout("blocked", target.vl)})[0]
+    return run_lowering(
+        entry, node, [x], [(_F, x.shape)], target=target, threads=2, layouts={0: Layout("blocked", target.vl)}
+    )[0]

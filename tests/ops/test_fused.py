@@ -95,3 +95,16 @@ def test_pointwise_of_a_constant_has_the_shape_of_its_inputs() -> None:
 def test_an_extra_of_another_shape_is_refused() -> None:
     with pytest.raises(ModelError, match="input 2"):
         _shape("Linear", (B, 3), (3, 4), (5,), epilogue=ADD_RELU)
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "message"),
+    [
+        ("Linear", [(2, 3), (1, 3, 4)], r"a weight \[K, M\]"),
+        ("Linear", [(2, 3), (4, 5)], "equal sizes of the summed axis"),
+        ("MatMul", [(3,), (3, 4)], "operands with at least two axes"),
+    ],
+)
+def test_operands_that_do_not_fit_are_refused(op: str, shapes: list[tuple[int, ...]], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        _shape(op, *shapes)

@@ -57,12 +57,13 @@ HEAD_JOIN = " j = Transpose<perm = [0, 2, 1, 3]>(o) y = Reshape(j, join)"
 SPLIT = {
     "split": ints(0, 0, 2, 4),
     "join": ints(0, 0, 8),
+    "seen": np.tril(np.ones((5, 3), np.bool_)),
     "scale": number(0.5),
     "low": number(-1e9),
     "zero": number(0),
     "root": number(0.7),
 }
-SELF = "(float[b, s, 8] x, float[b, p, 8] z, float[b, 1, 1, p] mask, bool[b, 1, s, p] seen) => (float[b, s, 8] y) "
+SELF = "(float[b, s, 8] x, float[b, p, 8] z, float[b, 1, 1, p] mask) => (float[b, s, 8] y) "
 KEYS = " k = Transpose<perm = [0, 2, 3, 1]>(b2) v = Transpose<perm = [0, 2, 1, 3]>(b2) "
 ATTENTIONS = {
     "scaled scores": "c = MatMul(q, k) d = Mul(c, scale) e = Add(d, mask) f = Softmax(e) o = MatMul(f, v)",

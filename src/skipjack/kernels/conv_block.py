@@ -8,11 +8,11 @@ however rows are cut into blocks.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from skipjack.kernels.conv_shape import Segment
 from skipjack.kernels.conv_finish import Finish
+from skipjack.kernels.conv_shape import Segment
 from skipjack.kernels.launch import generator
 from skipjack.lang.expr import Expr
 from skipjack.lang.kernel import Kernel, V, Var
@@ -127,7 +127,7 @@ class _Blocks:
             finish.store(values, y_bytes + a.y_block * t, row.first_map + t * self.vl, a.maps)
 
     @contextlib.contextmanager
-    def _over(self, axis: int, taps: tuple[V, V]) -> Iterator[V]:
+    def _over(self, axis: int, taps: tuple[V, V]) -> Generator[V]:
         if self.s.kernel[axis] == 1 and not self.s.clipped[axis]:
             yield self.k.i64(0)
         else:

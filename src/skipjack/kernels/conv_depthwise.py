@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skipjack.ir.graph import SKIPJACK
-from skipjack.kernels.conv_direct import extras_of, not_f32
+from skipjack.kernels.conv_direct import CYCLES_PER_US, extras_of, not_f32
 from skipjack.kernels.conv_shape import WindowShape, clipped, conv_shape, even_block, segments
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, lowering
 from skipjack.kernels.window_block import WORDS, WindowSpec
@@ -64,4 +64,9 @@ def _accepts(site: Site) -> str:
     return "" if w.shape[-1] <= _WIDEST_KERNEL else f"the kernel is wider than {_WIDEST_KERNEL}"
 
 
-lowering(Lowering("conv_depthwise", SKIPJACK, "Conv", _accepts, _lower, "blocked", 30))
+def _depthwise_us(work: Work) -> float:
+    s = conv_shape(work)
+    return s.batch * -(-s.maps // work.target.vl) * s.pixels * (s.taps + 4) / CYCLES_PER_US
+
+
+lowering(Lowering("conv_depthwise", SKIPJACK, "Conv", _accepts, _lower, "blocked", 30, _depthwise_us))

@@ -15,6 +15,7 @@ from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Site, W
 from skipjack.targets.target import Target
 
 _ROWS_OUTER_BYTES = 256 * 1024
+CYCLES_PER_US = 3500.0
 
 
 def extras_of(work: Work) -> tuple[str, list[Bound]]:
@@ -107,7 +108,9 @@ class Direct:
         self.join = joined_groups(self.s, self.vl)
         self.parts = self.s.group // self.join
         self.vectors = -(-self.s.maps // self.vl)
-        self.block = block or choose_block(self.target, self.s.out[2], self.vectors // self.parts if self.parts > 1 else self.vectors)
+        self.block = block or choose_block(
+            self.target, self.s.out[2], self.vectors // self.parts if self.parts > 1 else self.vectors
+        )
 
     def launches(self) -> list[Launch]:
         """One launch over the maps that fill groups of vectors, one for the vectors that remain."""
@@ -156,7 +159,7 @@ class Direct:
             (x.place, *[e.place for e in extras]), (y.place,),
         )  # fmt: skip
 
-    def _weights(self, t: int, first: int, stop: int):  # noqa: ANN202
+    def _weights(self, t: int, first: int, stop: int):
         vl, x_lanes, group, join, kernel = self.vl, self.x_lanes, self.s.group, self.join, self.s.kernel
 
         def rearranged(w: np.ndarray) -> np.ndarray:
@@ -193,5 +196,34 @@ def _accepts_stem(site: Site) -> str:
     return "" if w.shape[1] < site.target.vl else "a plain input pays only for few channels"
 
 
-lowering(Lowering("conv_direct", SKIPJACK, "Conv", _accepts, lambda work: Direct(work, work.target.vl).launches(), "blocked", 10))
-lowering(Lowering("conv_stem", SKIPJACK, "Conv", _accepts_stem, lambda work: Direct(work, 1).launches(), "stem", 20))
+def direct_us(work: Work) -> float:
+    """Predicted microseconds on one thread: one vector of products per cycle, half filled vectors counted whole."""
+    s, vl = conv_shape(work), work.target.vl
+    join = joined_groups(s, vl)
+    lanes = -(-(s.channels // s.group * join) // LANES_UNROLLED) * LANES_UNROLLED
+    vectors = -(-s.maps // vl)
+    return s.batch * s.pixels * s.taps * lanes * vectors * 1.04 / CYCLES_PER_US
+
+
+def _stem_us(work: Work) -> float:
+    s = conv_shape(work)
+    return s.batch * s.pixels * s.taps * s.channels * -(-s.maps // work.target.vl) * 1.1 / CYCLES_PER_US
+
+
+lowering(
+    Lowering(
+        "conv_direct",
+        SKIPJACK,
+        "Conv",
+        _accepts,
+        lambda work: Direct(work, work.target.vl).launches(),
+        "blocked",
+        10,
+        direct_us,
+    )
+)
+lowering(
+    Lowering(
+        "conv_stem", SKIPJACK, "Conv", _accepts_stem, lambda work: Direct(work, 1).launches(), "stem", 20, _stem_us
+    )
+)

@@ -28,7 +28,9 @@ class Finish:
         """values are consecutive pixels of the channels [first_map, first_map + vl), the first at y_bytes."""
         k, a = self.k, self.k.arg
         mask = k.below(maps - first_map, self.vl) if self.masked else None
-        per_map = {i: self._per_map(getattr(a, f"e{i}"), first_map, mask) for i, e in enumerate(self.extras) if e == "c"}
+        per_map = {
+            i: self._per_map(getattr(a, f"e{i}"), first_map, mask) for i, e in enumerate(self.extras) if e == "c"
+        }
         for r, value in enumerate(values):
             at = y_bytes + 4 * self.vl * r
             if self.epilogue is not None:

@@ -50,7 +50,9 @@ class WindowShape:
         return self.taps == 1 and self.strides == (1, 1, 1) and self.size == self.out
 
 
-def same_pads(work: Work, size: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[int]:
+def same_pads(
+    work: Work, size: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[int]:
     """Pads at the beginnings that auto_pad asks for."""
     upper, before = work.attr("auto_pad") == "SAME_UPPER", list[int]()
     for n, k, s, d in zip(size, kernel, strides, dilations):

@@ -13,6 +13,7 @@ from skipjack.lang.program import F32, Ty
 from skipjack.targets.target import Target
 
 
+PF,PF_ROWS=4096,8
 @dataclass(frozen=True)
 class Shape:
     """What fits the registers of a target: at most `rows` x `vectors` accumulators of `vl` lanes."""
@@ -69,6 +70,8 @@ def _body(k: Kernel, s: Shape, rows: int, x: Operand, w: Operand, count: V, c: O
     with k.loop(count) as i:
         weights_at = w.pointer.at(i * w.pitch)
         weights = [weights_at.at(t * step).load(s.vector) for t in range(s.vectors)]
+        for line in range(0, 4 * s.columns, 64):
+            if rows <= PF_ROWS: k.prefetch(weights_at.at(PF + line))
         for r in range(rows):
             value = x.pointer.at(i, 4).at(x.pitch * r).load(F32, 4).splat(s.vl)
             for t in range(s.vectors):

@@ -69,7 +69,11 @@ class _Tile:
 @generator("reorder")
 def reorder(target: Target, symbol: str, to: str) -> Program:
     """A unit is `chunk` pixels of one channel block."""
-    k = Kernel(symbol, [("x", PTR), ("y", PTR), *[(n, I64) for n in ("channels", "blocks", "pixels", "chunks", "chunk")]], target.vector_bytes * 8)
+    k = Kernel(
+        symbol,
+        [("x", PTR), ("y", PTR), *[(n, I64) for n in ("channels", "blocks", "pixels", "chunks", "chunk")]],
+        target.vector_bytes * 8,
+    )
     a, vl = k.arg, target.vl
     with k.units() as unit:
         part, rest = unit % a.chunks, unit // a.chunks

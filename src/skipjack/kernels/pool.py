@@ -28,7 +28,11 @@ def _combine(work: Work) -> str:
 
 
 def _lower(work: Work) -> list[Launch]:
-    s, vl, combine = window_shape(work, work.attr("kernel_shape"), work.input(0).shape[1]), work.target.vl, _combine(work)
+    s, vl, combine = (
+        window_shape(work, work.attr("kernel_shape"), work.input(0).shape[1]),
+        work.target.vl,
+        _combine(work),
+    )
     ends = (1, 1, *pool_ends(work))[-3:]
     padded = bool(work.attr("count_include_pad", 0))
     counted = (-s.before[2], ends[2]) if padded else (0, s.size[2])

@@ -6,7 +6,7 @@ A block is some outputs of one row of one channel block. Taps outside the image 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 from skipjack.kernels.conv_finish import Finish
@@ -92,7 +92,7 @@ class _Windows:
         return acc
 
     @contextlib.contextmanager
-    def _over(self, axis: int, taps: tuple[V, V, V]) -> Iterator[V]:
+    def _over(self, axis: int, taps: tuple[V, V, V]) -> Generator[V]:
         if self.s.kernel[axis] == 1 and not self.s.clipped[axis]:
             yield self.k.i64(0)
         else:

@@ -19,7 +19,8 @@ _SMALLEST_FILL = -1e4
 class RecogniseAttention:
     """softmax(scale * q k^T + mask) v over [B, heads, S, D] becomes skipjack's Attention.
 
-    Scales on q, on k and on the scores are one scale; several masks are added up. Rows that are masked whole may be
+    Scales on q, on k and on the scores are one scale; several masks are added up. A row whose keys are all filled with a
+    finite number has no meaning afterwards (spelled out, it is the mean of the values). Rows that are masked whole may be
     replaced by zeros (IsNaN and Where), which is what Attention gives. Keys and values that were repeated for groups of
     query heads are read unrepeated. Operands that were split into heads are read as [B, S, heads * D].
     """
@@ -99,7 +100,11 @@ def _heads_fit(q: _Operand, k: _Operand, v: _Operand) -> bool:
 
 def _scores(edit: Edit, n: Node) -> _Scores | None:
     """The softmax that makes the first operand of n, and what it is made of."""
-    name = _through_casts(edit, n.input(0), n)
+    if edit.only_reader(n.input(0)) is not n:
+        return None
+    name, reader = _through_casts(edit, n.input(0), n)
+    if edit.only_reader(name) is not reader:
+        return None
     softmax = edit.made_by(name, "Softmax") or _softmax_with_zeroed_rows(edit, name)
     rank = edit.rank(name)
     if softmax is None or rank != 4 or softmax.attrs.get("axis", -1) not in (-1, rank - 1):
@@ -186,12 +191,11 @@ def _softmax_with_zeroed_rows(edit: Edit, name: str) -> Node | None:
     return softmax if len(readers) == 2 and where.input(2) not in edit.graph.outputs else None
 
 
-def _through_casts(edit: Edit, name: str, reader: Node) -> str:
+def _through_casts(edit: Edit, name: str, reader: Node) -> tuple[str, Node]:
+    """The value before a conversion from another float type, and what reads it."""
     cast = edit.made_by(name, "Cast")
-    if cast is None or edit.only_reader(name) is not reader:
-        return name
-    t = edit.tensor(cast.input(0))
-    return cast.input(0) if t is not None and t.dtype.is_float else name
+    t = None if cast is None else edit.tensor(cast.input(0))
+    return (cast.input(0), cast) if cast is not None and t is not None and t.dtype.is_float else (name, reader)
 
 
 def _operand(edit: Edit, name: str) -> _Operand | None:

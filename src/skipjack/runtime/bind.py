@@ -78,6 +78,7 @@ class _Builder:
         self.alias: dict[str, Alias] = {}
         self.places: dict[str, Place] = {}
         self.work: list[tuple[int, Work]] = []
+        self.sized: dict[str, np.ndarray] = {}
         self.live = live
         for name, array in live.items():
             known = array if name in binder.parameters else None
@@ -96,6 +97,7 @@ class _Builder:
         rows = self.lower()
         chunk = Chunk((self.start, end), self.buffers, rows, self.b.plan.target)
         chunk.shapes = {n: self.placed(n) for n in self.made() if n in self.b.outputs or self.escapes(n)}
+        chunk.constants = self.sized
         for name, b in chunk.shapes.items():
             if not self.buffers.items[b.place.buffer].external:
                 chunk.views[name] = _view(chunk.address(b.place), b, chunk)
@@ -165,6 +167,7 @@ class _Builder:
         array = self.b.weights.table(np.array(numbers, dtype.np).reshape(shape))  # type: ignore[arg-type]
         name = node.outputs[0]
         self.bound[name] = Bound(name, dtype, array.shape, _NOWHERE, value=array)
+        self.sized[name] = array
 
     def share(self, work: Work, name: str, offset: int) -> None:
         """Let a renamed output lie in its input's memory; for a graph output the input lies in the output's, if it can."""

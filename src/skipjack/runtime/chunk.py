@@ -96,8 +96,10 @@ class Chunk:
         self.buffers = buffers.items
         self._lay_out()
         self._fill(load([r.launch.spec for r in rows], target).codes if rows else {})
+        self.externals = [b.external for b in self.buffers if b.external]
         self.views: dict[str, np.ndarray] = {}
         self.shapes: dict[str, Bound] = {}
+        self.constants: dict[str, np.ndarray] = {}
 
     def _lay_out(self) -> None:
         arena = [b for b in self.buffers if b.in_arena]

@@ -13,6 +13,7 @@ import numpy as np
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import Graph
 from skipjack.ir.types import TensorType
+from skipjack.kernels.launch import Bound
 from skipjack.ops.execute import run_node
 from skipjack.ops.sizes import bind_sizes
 from skipjack.runtime.bind import Binder
@@ -110,17 +111,15 @@ class Stream:
         return chunk
 
     def _run_chunk(self, chunk: Chunk, values: dict[str, Any]) -> None:
-        addresses: dict[str, int] = {}
-        for name in chunk.patches:
+        values.update(chunk.constants)
+        for name in chunk.externals:
             if name not in values:
                 b = chunk.shapes[name]
                 values[name] = np.empty(b.shape, b.dtype.np)
-            addresses[name] = values[name].ctypes.data
         for name, b in chunk.shapes.items():
-            if name in chunk.views:
-                values[name] = chunk.views[name]
-            elif name not in values:
-                values[name] = np.empty(b.shape, b.dtype.np)
+            if name not in values or name in chunk.views:
+                values[name] = chunk.views[name] if name in chunk.views else _part_of(values, chunk, b)
+        addresses = {name: values[name].ctypes.data for name in chunk.patches}
         start = perf_counter()
         chunk.run(self._team, addresses)
         self.kernel_seconds += perf_counter() - start
@@ -157,6 +156,13 @@ class Stream:
             whole = Graph(body.name, inputs, body.outputs, body.nodes, {**types, **body.types}, body.constants)
             self._bodies[id(body)] = (body, Stream(Program.of(whole, self.program.plan.target)))
         return self._bodies[id(body)][1]
+
+
+def _part_of(values: Mapping[str, Any], chunk: Chunk, b: Bound) -> np.ndarray:
+    """A value that lies in the memory of an external one."""
+    owner: np.ndarray = values[chunk.buffers[b.place.buffer].external]
+    raw = owner.reshape(-1).view(np.uint8)[b.place.offset_bytes : b.place.offset_bytes + b.nbytes]
+    return raw.view(b.dtype.np).reshape(b.shape)
 
 
 def _owned(value: Any) -> Any:

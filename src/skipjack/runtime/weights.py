@@ -28,7 +28,7 @@ class Weights:
         """A constant as the graph has it, contiguous and aligned to its element size."""
         with self._lock:
             if name not in self._plain:
-                array = np.ascontiguousarray(self._constants[name])
+                array = _contiguous(self._constants[name])
                 aligned = array.ctypes.data % max(array.dtype.itemsize, 1) == 0
                 self._plain[name] = array if aligned else self._hold(array)
             return self._plain[name]
@@ -38,14 +38,14 @@ class Weights:
         with self._lock:
             key = (name, recipe)
             if key not in self._packed:
-                self._packed[key] = self._hold(np.ascontiguousarray(pack(self._constants[name])))
+                self._packed[key] = self._hold(_contiguous(pack(self._constants[name])))
             return self._packed[key]
 
     def table(self, array: np.ndarray) -> np.ndarray:
         """A small read-only array; equal ones share memory."""
         with self._lock:
-            contiguous = np.ascontiguousarray(array)
-            key = (contiguous.tobytes(), str(contiguous.dtype))
+            contiguous = _contiguous(array)
+            key = (contiguous.tobytes(), str((contiguous.dtype, contiguous.shape)))
             if key not in self._tables:
                 self._tables[key] = self._hold(contiguous)
             return self._tables[key]
@@ -65,6 +65,11 @@ class Weights:
         """Bytes of packed constants and tables."""
         with self._lock:
             return sum(a.nbytes for a in (*self._packed.values(), *self._tables.values()))
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    """C order, scalars kept scalars."""
+    return np.ascontiguousarray(array).reshape(array.shape)
 
 
 def aligned_memory(nbytes: int) -> np.ndarray:
