@@ -9,6 +9,8 @@ import numpy as np
 from skipjack.frontend.upgrade.rewrite import Rewrite, attribute, derived, refuse, without
 from skipjack.ir.graph import Node
 
+_DROPOUT_BOOL_MASK = 10
+
 
 def softmax_2d(node: Node, rewrite: Rewrite) -> Sequence[Node]:
     """Softmax, LogSoftmax and Hardmax below 13 run over all dims from axis on, as if these were one."""
@@ -59,20 +61,18 @@ def _only_first_output(node: Node, rewrite: Rewrite) -> None:
 
 
 def dropout(node: Node, rewrite: Rewrite) -> Sequence[Node]:
-    """Dropout below 12 passes its input through; the mask is all true."""
-    return [derived(node, node.op, node.inputs[:1], _read_outputs(node, rewrite))]
-
-
-def dropout_mask(node: Node, rewrite: Rewrite) -> Sequence[Node]:
-    """Dropout below 10: the mask has the element type of the data."""
+    """Dropout below 12 passes its input through; its mask is all false, of the data's element type below 10."""
     outputs = _read_outputs(node, rewrite)
     if len(outputs) < 2:
         return [derived(node, node.op, node.inputs[:1], outputs)]
-    mask = rewrite.fresh(node, "mask")
-    return [
-        derived(node, node.op, node.inputs[:1], (outputs[0], mask)),
-        derived(node, "CastLike", (mask, node.inputs[0]), outputs[1:]),
+    kept, dropped = rewrite.fresh(node, "kept"), rewrite.fresh(node, "dropped")
+    nodes = [
+        derived(node, node.op, node.inputs[:1], (outputs[0], kept)),
+        derived(node, "Not", (kept,), (dropped,)),
     ]
+    if node.origin.opset < _DROPOUT_BOOL_MASK:
+        return [*nodes, derived(node, "CastLike", (dropped, node.inputs[0]), outputs[1:])]
+    return [*nodes, derived(node, "Identity", (dropped,), outputs[1:])]
 
 
 def _read_outputs(node: Node, rewrite: Rewrite) -> tuple[str, ...]:
