@@ -77,7 +77,8 @@ ATTENTIONS = {
 
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_spelled_out_attention_is_one_node(name: str) -> None:
-    after = _finished(graph_of(f"{SELF} {{ {HEAD_SPLIT} {KEYS} {ATTENTIONS[name]} {HEAD_JOIN} }}", **SPLIT))
+    inputs = SELF.replace("s, ", "5, ").replace("p", "3")
+    after = _finished(graph_of(f"{inputs} {{ {HEAD_SPLIT} {KEYS} {ATTENTIONS[name]} {HEAD_JOIN} }}", **SPLIT))
     assert "*Attention" in ops(after)
     assert not {"Softmax", "*MatMul", "Transpose", "Reshape"} & set(ops(after))
 
@@ -115,6 +116,37 @@ def test_repeated_keys_are_read_unrepeated() -> None:
     after = _finished(graph)
     assert ops(after) == ["*Attention"]
     assert (after.nodes[0].attrs["q_heads"], after.nodes[0].attrs["kv_heads"]) == (4, 2)
+
+
+ROTARY = """
+    i = Slice(x, half, end, last) n = Neg(i) j = Slice(x, zero, half, last) t = Concat<axis = -1>(n, j)
+    u = Mul(x, c) w = Mul(t, d) y = Add(u, w)
+"""
+ANGLES = "e = Concat<axis = -1>(a, a) cc = Cos(e) c = Unsqueeze(cc, one) ss = Sin(e) d = Unsqueeze(ss, one) "
+SLICES = {"zero": ints(0), "half": ints(2), "end": ints(2**63 - 1), "last": ints(3), "one": ints(1)}
+
+
+def test_spelled_out_rotation_is_one_node() -> None:
+    inputs = "float[b, 2, s, 4] x, float[b, s, 2] a"
+    graph = graph_of(f"({inputs}) => (float[b, 2, s, 4] y) {{ {ANGLES} {ROTARY} }}", **SLICES)
+    assert ops(_finished(graph)) == ["*Pointwise", "*Pointwise", "RotaryEmbedding"]
+
+
+def test_rotation_of_split_heads_is_done_before_the_split() -> None:
+    inputs = "float[b, s, 8] z, float[b, s, 2] a, float[b, 2, s, 4] k"
+    rotated = "r = Reshape(z, split) x = Transpose<perm = [0, 2, 1, 3]>(r) " + ANGLES + ROTARY.replace("y =", "q =")
+    attention = "kt = Transpose<perm = [0, 1, 3, 2]>(k) m = MatMul(q, kt) f = Softmax(m) y = MatMul(f, k)"
+    graph = graph_of(
+        f"({inputs}) => (float[b, 2, s, 4] y) {{ {rotated} {attention} }}", **SLICES, split=ints(0, 0, 2, 4)
+    )
+    assert ops(_finished(graph))[-2:] == ["RotaryEmbedding", "*Attention"]
+
+
+def test_a_rotation_with_different_halves_stays_spelled_out() -> None:
+    inputs = "float[b, 2, s, 4] x, float[b, 1, s, 4] c, float[b, 1, s, 4] d"
+    assert "RotaryEmbedding" not in ops(
+        _finished(graph_of(f"({inputs}) => (float[b, 2, s, 4] y) {{ {ROTARY} }}", **SLICES))
+    )
 
 
 ONNX_ATTENTION = {

@@ -24,6 +24,7 @@ from skipjack.passes.merge_common_subexpressions import MergeCommonSubexpression
 from skipjack.passes.propagate_types import PropagateTypes
 from skipjack.passes.recognise_attention import RecogniseAttention
 from skipjack.passes.recognise_normalization import RecogniseNormalization
+from skipjack.passes.recognise_rotary import RecogniseRotary
 from skipjack.passes.remove_no_ops import RemoveNoOps
 from skipjack.passes.replace_size_arithmetic import ReplaceSizeArithmetic
 
@@ -61,6 +62,9 @@ PASSES: tuple[Pass, ...] = (
     CanonicaliseContractions(),
     RecogniseNormalization(),
     CancelTransposes(),
+    # Rotations go before the split into heads, so that attention finds the split right before it.
+    RecogniseRotary(),
+    MergeCommonSubexpressions(),
     # Attention expects that only transposes of heads are left before its products.
     AbsorbTransposes(),
     RecogniseAttention(),

@@ -19,10 +19,10 @@ _SMALLEST_FILL = -1e4
 class RecogniseAttention:
     """softmax(scale * q k^T + mask) v over [B, heads, S, D] becomes skipjack's Attention.
 
-    Scales on q, on k and on the scores are one scale; several masks are added up. A row whose keys are all filled with a
-    finite number has no meaning afterwards (spelled out, it is the mean of the values). Rows that are masked whole may be
-    replaced by zeros (IsNaN and Where), which is what Attention gives. Keys and values that were repeated for groups of
-    query heads are read unrepeated. Operands that were split into heads are read as [B, S, heads * D].
+    Scales on q, on k and on the scores are one scale; several masks are added up. Keys and values that were repeated
+    for groups of query heads are read unrepeated. Operands that were split into heads are read as [B, S, heads * D].
+    Rows that are masked whole may be replaced by zeros (IsNaN and Where), which is what Attention gives; where they are
+    filled with a finite number instead, their result loses its meaning.
     """
 
     name: str = "recognise_attention"
