@@ -94,4 +94,6 @@ def random(shape: Sequence[int], dtype: DType = DType.F32, seed: int = 0) -> np.
     if dtype.is_int:
         info = np.iinfo(dtype.np)
         return rng.integers(max(info.min, -1000), min(info.max, 1000), shape, endpoint=True).astype(dtype.np)
+    if dtype in (DType.C64, DType.C128):
+        return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype.np)
     return rng.standard_normal(shape).astype(dtype.np)

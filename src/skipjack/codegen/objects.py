@@ -21,7 +21,6 @@ import llvmlite
 import llvmlite.binding as llvm
 import platformdirs
 
-import skipjack
 from skipjack.codegen.children import CompileJob, compile_in_children
 from skipjack.codegen.jit import Library
 from skipjack.codegen.lower import lower
@@ -78,7 +77,7 @@ def load(specs: Iterable[KernelSpec], target: Target) -> Loaded:
 
 @functools.cache
 def _generator_digest() -> str:
-    root = Path(skipjack.__file__).parent
+    root = Path(__file__).parent.parent
     h = hashlib.sha256()
     for folder in _SOURCES:
         for path in sorted((root / folder).rglob("*.py")):

@@ -1,4 +1,4 @@
-"""The dense convolution kernel: a block is `pixels` outputs of one row times `vectors` channel vectors, all in registers.
+"""The dense convolution kernel: a block is some outputs of one row times some channel vectors, all in registers.
 
 Weights are packed [map group][channel block][kd][kh][kw][lane][vectors * vl]. A tap outside the image is skipped, never
 multiplied, so nothing is padded in memory. Every output is summed over channel block, kd, kh, kw, lane in that order,
@@ -24,7 +24,8 @@ _TAPS_UNROLLED = 8
 
 WORDS = (
     "groups", "rows_d", "rows_h", "groups_per_part", "part_bytes", "x_image", "x_block", "x_plane", "x_row",
-    "y_image", "y_block", "y_row", "blocks", "last_lanes", "first_vector", "maps", "w_group", "pad_d", "pad_h", "depth", "height",
+    "y_image", "y_block", "y_row", "blocks", "last_lanes", "first_vector", "maps", "w_group",
+    "pad_d", "pad_h", "depth", "height",
 )  # fmt: skip
 
 
@@ -32,9 +33,9 @@ WORDS = (
 class ConvSpec:
     """What is compiled in.
 
-    x_lanes: channels per block of the input (1: a plain image). extras: "c" per map, "r" like the output. clipped: taps of
-    depth and height may lie outside. masked: the maps do not fill their last vector. rows_outer: all groups of a row follow
-    each other, else all rows of a group.
+    x_lanes: channels per block of the input (1: a plain image). extras: "c" per map, "r" like the output. clipped: taps
+    of depth and height may lie outside. masked: the maps do not fill their last vector. rows_outer: all groups of a row
+    follow each other, else all rows of a group.
     """
 
     vectors: int
@@ -53,7 +54,7 @@ class ConvSpec:
 
 @dataclass(frozen=True)
 class _Row:
-    """Where one output row of one group reads and writes; x is the corner that tap (0, 0, 0) of its first pixel meets."""
+    """Where one output row of one group reads and writes; x is what tap (0, 0, 0) of its first pixel meets."""
 
     x: V
     w: V

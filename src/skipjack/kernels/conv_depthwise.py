@@ -22,11 +22,24 @@ def row_block(target: Target, width: int) -> int:
 def window_words(s: WindowShape, vl: int, ends: tuple[int, int]) -> list[int]:
     """The argument words of the window kernel; ends are the last counted positions of depth and height plus one."""
     row, y_row, blocks = s.size[2] * vl * 4, s.out[2] * vl * 4, -(-s.channels // vl)
-    words = dict(
-        blocks=blocks, rows_d=s.out[0], rows_h=s.out[1], x_volume=s.size[0] * s.size[1] * row, x_plane=s.size[1] * row, x_row=row,
-        y_volume=s.out[0] * s.out[1] * y_row, y_row=y_row, w_block=s.taps * vl * 4, maps=s.channels,
-        pad_d=s.before[0], pad_h=s.before[1], depth=s.size[0], height=s.size[1], end_d=ends[0], end_h=ends[1],
-    )  # fmt: skip
+    words = {
+        "blocks": blocks,
+        "rows_d": s.out[0],
+        "rows_h": s.out[1],
+        "x_volume": s.size[0] * s.size[1] * row,
+        "x_plane": s.size[1] * row,
+        "x_row": row,
+        "y_volume": s.out[0] * s.out[1] * y_row,
+        "y_row": y_row,
+        "w_block": s.taps * vl * 4,
+        "maps": s.channels,
+        "pad_d": s.before[0],
+        "pad_h": s.before[1],
+        "depth": s.size[0],
+        "height": s.size[1],
+        "end_d": ends[0],
+        "end_h": ends[1],
+    }
     return [words[n] for n in WORDS]
 
 
@@ -43,9 +56,18 @@ def _lower(work: Work) -> list[Launch]:
     s, vl = conv_shape(work), work.target.vl
     letters, extras = extras_of(work)
     spec = WindowSpec(
-        "conv", s.kernel, s.strides, s.dilations, s.before[2], segments(s, row_block(work.target, s.out[2])),
-        (clipped(s, 0), clipped(s, 1)), False, letters, s.maps % vl != 0, work.attr("epilogue"),
-    )  # fmt: skip
+        "conv",
+        s.kernel,
+        s.strides,
+        s.dilations,
+        s.before[2],
+        segments(s, row_block(work.target, s.out[2])),
+        (clipped(s, 0), clipped(s, 1)),
+        False,
+        letters,
+        s.maps % vl != 0,
+        work.attr("epilogue"),
+    )
     weights = work.memory.packed(work.input(1), f"depthwise {vl}", lambda w: _pack(w, vl))
     x, y, places = work.input(0), work.output(), [e.place for e in extras]
     words = (x.place, weights, y.place, *places, *window_words(s, vl, (s.size[0], s.size[1])))
@@ -69,4 +91,4 @@ def _depthwise_us(work: Work) -> float:
     return s.batch * -(-s.maps // work.target.vl) * s.pixels * (s.taps + 4) / CYCLES_PER_US
 
 
-lowering(Lowering("conv_depthwise", SKIPJACK, "Conv", _accepts, _lower, "blocked", 30, _depthwise_us))
+lowering(Lowering("conv_depthwise", SKIPJACK, "Conv", _accepts, _lower, "blocked", 30, cost=_depthwise_us))

@@ -11,6 +11,7 @@ from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK
 from skipjack.kernels.conv_block import LANES_UNROLLED, WORDS, ConvSpec
 from skipjack.kernels.conv_shape import WindowShape, clipped, conv_shape, even_block, segments
+from skipjack.kernels.epilogue import accepts_epilogue
 from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Site, Work, lowering
 from skipjack.targets.target import Target
 
@@ -33,11 +34,11 @@ def not_f32(site: Site) -> str:
     t = site.inputs[0]
     if t is None or t.rank is None or not 3 <= t.rank <= 5:
         return "one to three spatial axes"
-    return ""
+    return accepts_epilogue(site)
 
 
 def choose_block(target: Target, width: int, vectors: int) -> tuple[int, int]:
-    """(pixels, vectors) of a block: the shape that wastes the fewest cycles on a row of `width` and `vectors` of maps."""
+    """(pixels, vectors) of a block: what wastes the fewest cycles on a row of `width` and `vectors` of maps."""
     best, chosen = float("inf"), (1, 1)
     for t in range(1, min(vectors, 6) + 1):
         for r in range(1, min(width, (target.registers - 1) // t - 1) + 1):
@@ -53,8 +54,8 @@ def choose_block(target: Target, width: int, vectors: int) -> tuple[int, int]:
     return chosen
 
 
-def pack(w: np.ndarray, vectors: int, vl: int, x_lanes: int, parts: int) -> np.ndarray:
-    """[M, C/parts, kd, kh, kw] as [map group][channel block][kd][kh][kw][lane][vectors * vl], zeros where there is no channel or map."""
+def pack(w: np.ndarray, vectors: int, vl: int, x_lanes: int) -> np.ndarray:
+    """[M, C, kd, kh, kw] as [map group][channel block][kd][kh][kw][lane][vectors * vl], missing ones zero."""
     m, c, *kernel = w.shape
     blocks, span = -(-c // x_lanes), vectors * vl
     groups = -(-m // span)
@@ -91,7 +92,7 @@ def _flattened(s: WindowShape, target: Target) -> WindowShape:
         return s
     total, vectors = s.pixels, -(-s.maps // target.vl)
     natural = s.out[2]
-    r, t = choose_block(target, total, vectors)
+    r, _ = choose_block(target, total, vectors)
     width = total if total % r or total <= 4 * r else r * max(q for q in range(1, 9) if (total // r) % q == 0)
     if width == total and natural >= r:
         width = natural
@@ -135,9 +136,19 @@ class Direct:
         w_group = blocks * self.x_lanes * s.taps * t * vl * 4
         rows_outer = w_group * ((stop - first) // t) <= _ROWS_OUTER_BYTES and s.taps == 1
         spec = ConvSpec(
-            t, self.x_lanes, s.kernel, s.strides, s.dilations, s.before[2], segments(s, pixels), (clipped(s, 0), clipped(s, 1)), letters,
-            s.maps < stop * vl, rows_outer, work.attr("epilogue"),
-        )  # fmt: skip
+            t,
+            self.x_lanes,
+            s.kernel,
+            s.strides,
+            s.dilations,
+            s.before[2],
+            segments(s, pixels),
+            (clipped(s, 0), clipped(s, 1)),
+            letters,
+            s.maps < stop * vl,
+            rows_outer,
+            work.attr("epilogue"),
+        )
         groups = (stop - first) // t
         x, y = work.input(0), work.output()
         row = s.size[2] * self.x_lanes * 4
@@ -145,26 +156,45 @@ class Direct:
         y_row = s.out[2] * vl * 4
         y_block = s.out[0] * s.out[1] * y_row
         last = channels - (blocks - 1) * self.x_lanes
-        words = dict(
-            groups=groups, rows_d=s.out[0], rows_h=s.out[1], groups_per_part=groups // self.parts if self.parts > 1 else max(groups, 1),
-            part_bytes=blocks * volume, x_image=blocks * self.parts * volume, x_block=volume, x_plane=plane, x_row=row,
-            y_image=self.vectors * y_block, y_block=y_block, y_row=y_row, blocks=blocks,
-            last_lanes=-(-last // LANES_UNROLLED) * LANES_UNROLLED, first_vector=first, maps=s.maps, w_group=w_group,
-            pad_d=s.before[0], pad_h=s.before[1], depth=s.size[0], height=s.size[1],
-        )  # fmt: skip
+        words = {
+            "groups": groups,
+            "rows_d": s.out[0],
+            "rows_h": s.out[1],
+            "groups_per_part": groups // self.parts if self.parts > 1 else max(groups, 1),
+            "part_bytes": blocks * volume,
+            "x_image": blocks * self.parts * volume,
+            "x_block": volume,
+            "x_plane": plane,
+            "x_row": row,
+            "y_image": self.vectors * y_block,
+            "y_block": y_block,
+            "y_row": y_row,
+            "blocks": blocks,
+            "last_lanes": -(-last // LANES_UNROLLED) * LANES_UNROLLED,
+            "first_vector": first,
+            "maps": s.maps,
+            "w_group": w_group,
+            "pad_d": s.before[0],
+            "pad_h": s.before[1],
+            "depth": s.size[0],
+            "height": s.size[1],
+        }
         weights = self._weights(t, first, stop)
         units = s.batch * groups * s.out[0] * s.out[1]
         return Launch(
-            KernelSpec("conv", (spec,)), units, (x.place, weights, y.place, *[e.place for e in extras], *[words[n] for n in WORDS]),
-            (x.place, *[e.place for e in extras]), (y.place,),
-        )  # fmt: skip
+            KernelSpec("conv", (spec,)),
+            units,
+            (x.place, weights, y.place, *[e.place for e in extras], *[words[n] for n in WORDS]),
+            (x.place, *[e.place for e in extras]),
+            (y.place,),
+        )
 
     def _weights(self, t: int, first: int, stop: int):
         vl, x_lanes, group, join, kernel = self.vl, self.x_lanes, self.s.group, self.join, self.s.kernel
 
         def rearranged(w: np.ndarray) -> np.ndarray:
             shaped = joined_weights(w.reshape(*w.shape[:2], *kernel), group, join)
-            return pack(shaped[first * vl : stop * vl], t, vl, x_lanes, 1)
+            return pack(shaped[first * vl : stop * vl], t, vl, x_lanes)
 
         return self.work.memory.packed(self.work.input(1), f"conv {t} {vl} {x_lanes} {join} {first} {stop}", rearranged)
 
@@ -219,7 +249,7 @@ lowering(
         lambda work: Direct(work, work.target.vl).launches(),
         "blocked",
         10,
-        direct_us,
+        cost=direct_us,
     )
 )
 lowering(

@@ -88,7 +88,8 @@ def conv_shape(work: Work) -> WindowShape:
 class Segment:
     """`count` consecutive blocks of `pixels` outputs of a row.
 
-    valid[k] is the range of pixels for which tap k is inside the input; counts[r] the columns that a mean at pixel r counts.
+    valid[k] is the range of pixels for which tap k is inside the input; counts[r] how many columns a mean at pixel r
+    counts.
     """
 
     count: int

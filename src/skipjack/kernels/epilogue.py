@@ -75,19 +75,34 @@ def finish_tile(k: Kernel, e: Epilogue, tile: Tile, lanes: int) -> None:
 
 
 def _rows(k: Kernel, e: Epilogue, tile: Tile, lanes: int, mask: V | None) -> None:
-    pointers = [getattr(k.arg, f"e{i}") for i in range(len(e.extras))]
-    per_channel = {
-        i: load_as(k, pointers[i].at(tile.column * dtype.itemsize), dtype, lanes, mask)
-        for i, (kind, dtype) in enumerate(e.extras)
-        if kind == _CHANNEL
-    }
+    end = Ending(k, e, tile.column, lanes, mask)
     with k.loop(tile.rows) as r:
-        at = (tile.first_row + r) * tile.columns + tile.column
         acc = tile.accumulators.at(r * tile.pitch_bytes).load(F32.vec(lanes))
+        end.store(acc, (tile.first_row + r) * tile.columns + tile.column)
+
+
+class Ending:
+    """Finishes accumulators of `lanes` columns from `column` on; values per channel are loaded once."""
+
+    def __init__(self, k: Kernel, e: Epilogue, column: V, lanes: int, mask: V | None) -> None:
+        self.k, self.e, self.lanes, self.mask = k, e, lanes, mask
+        self.pointers = [getattr(k.arg, f"e{i}") for i in range(len(e.extras))]
+        self.per_channel = {
+            i: load_as(k, self.pointers[i].at(column * dtype.itemsize), dtype, lanes, mask)
+            for i, (kind, dtype) in enumerate(e.extras)
+            if kind == _CHANNEL
+        }
+
+    def store(self, acc: V, element: V) -> None:
+        """epilogue(acc) to elements of y from number `element` on."""
         inputs = [acc]
-        for i, (_, dtype) in enumerate(e.extras):
-            inputs.append(per_channel.get(i) or load_as(k, pointers[i].at(at * dtype.itemsize), dtype, lanes, mask))
-        store_as(k, k.arg.y.at(at * e.output.itemsize), finished(k, e, inputs), e.output, mask)
+        for i, (kind, dtype) in enumerate(self.e.extras):
+            at = self.pointers[i].at(element * dtype.itemsize)
+            inputs.append(
+                self.per_channel[i] if kind == _CHANNEL else load_as(self.k, at, dtype, self.lanes, self.mask)
+            )
+        y = self.k.arg.y.at(element * self.e.output.itemsize)
+        store_as(self.k, y, finished(self.k, self.e, inputs), self.e.output, self.mask)
 
 
 def finished(k: Kernel, e: Epilogue, inputs: Sequence[V]) -> V:

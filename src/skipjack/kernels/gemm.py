@@ -16,9 +16,9 @@ from skipjack.ir.graph import SKIPJACK
 from skipjack.kernels.emit import load_as
 from skipjack.kernels.epilogue import Epilogue, Tile, accepts_epilogue, epilogue_of, extras_of, finish_tile
 from skipjack.kernels.gemm_block import Operand, Shape, block_shape, multiply_block
-from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, generator, lowering
+from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Place, Site, Work, generator, lowering
 from skipjack.lang.kernel import Kernel, V
-from skipjack.lang.program import F32, I64, PTR, Program
+from skipjack.lang.program import I64, PTR, Program
 from skipjack.targets.target import Target
 
 STEP_K = 512
@@ -78,11 +78,22 @@ def conflicting(row_bytes: int, rows: int) -> bool:
     return row_bytes % 64 == 0 and sets * 8 < 2 * rows
 
 
+@dataclass(frozen=True)
+class GemmSpec:
+    """What is compiled in. copied: X is copied to scratch first. batched: tables say where X and W of a batch start."""
+
+    x_type: DType
+    copied: bool
+    epilogue: Epilogue
+    batched: bool = False
+
+
 class _Unit:
     """Traces one unit of work."""
 
-    def __init__(self, k: Kernel, s: Shape, x_type: DType, copied: bool, e: Epilogue) -> None:
-        self.k, self.s, self.x_type, self.copied, self.e = k, s, x_type, copied, e
+    def __init__(self, k: Kernel, s: Shape, spec: GemmSpec) -> None:
+        self.k, self.s, self.batched = k, s, spec.batched
+        self.x_type, self.copied, self.e = spec.x_type, spec.copied, spec.epilogue
         self.pitch = 4 * (STEP_K + 16)
         self.c_pitch = 4 * s.columns
         self.group_rows = s.rows * _GROUP_BLOCKS
@@ -98,30 +109,36 @@ class _Unit:
     def trace(self, unit: V) -> None:
         k, a = self.k, self.k.arg
         panel_lo, panel_hi = part(k, unit % a.panel_groups, a.panel_groups, a.panels)
-        block_lo, block_hi = part(k, unit // a.panel_groups, a.row_groups, a.blocks)
+        group, x, w = unit // a.panel_groups, a.x, a.w
+        self.batch_row = k.i64(0)
+        if self.batched:
+            batch, group = group // a.row_groups, group % a.row_groups
+            x, w = x.at(a.x_offsets.at(batch, 8).load(I64, 8)), w.at(a.w_offsets.at(batch, 8).load(I64, 8))
+            self.batch_row = batch * a.rows
+        block_lo, block_hi = part(k, group, a.row_groups, a.blocks)
         first_row = block_lo * a.rows // a.blocks
         last_row = block_hi * a.rows // a.blocks
         steps = k.max((a.k + (STEP_K - 1)) // STEP_K, 1)
         with k.loop(steps) as step:
             k_lo = step * STEP_K
             count = k.min(a.k - k_lo, STEP_K)
-            x = self._x(first_row, last_row - first_row, k_lo, count)
+            step_x = self._x(x, first_row, last_row - first_row, k_lo, count)
             with k.loop(panel_hi, panel_lo) as panel:
-                w = a.w.at((panel * a.k + k_lo) * self.c_pitch)
+                panel_w = Operand(w.at((panel * a.k + k_lo) * self.c_pitch), self.c_pitch)
                 c = k.scratch.at(self.x_bytes).at((panel - panel_lo) * (self.group_rows * self.c_pitch))
                 with k.loop(block_hi, block_lo) as block:
                     row_lo, row_hi = part(k, block, a.blocks, a.rows)
                     rows, at = row_hi - row_lo, row_lo - first_row
                     out = Operand(c.at(at * self.c_pitch), self.c_pitch)
-                    block_x = Operand(x.pointer.at(at * x.pitch), x.pitch)
-                    multiply_block(k, self.s, rows, block_x, Operand(w, self.c_pitch), count, out, step.eq(0))
+                    block_x = Operand(step_x.pointer.at(at * step_x.pitch), step_x.pitch)
+                    multiply_block(k, self.s, rows, block_x, panel_w, count, out, step.eq(0))
                     with k.when(step.eq(steps - 1)):
-                        self._finish(out.pointer, rows, row_lo, panel)
+                        self._finish(out.pointer, rows, self.batch_row + row_lo, panel)
 
-    def _x(self, first: V, rows: V, k_lo: V, count: V) -> Operand:
+    def _x(self, x: V, first: V, rows: V, k_lo: V, count: V) -> Operand:
         """The rows of X from column k_lo on, as f32."""
         k, a, size = self.k, self.k.arg, self.x_type.itemsize
-        source = a.x.at((first * a.k + k_lo) * size)
+        source = x.at((first * a.k + k_lo) * size)
         if not self.copied:
             return Operand(source, a.k * size)
         lanes = self.s.vl
@@ -145,11 +162,12 @@ class _Unit:
 
 
 @generator("gemm_f32")
-def gemm(target: Target, symbol: str, x_type: DType, copied: bool, e: Epilogue) -> Program:
-    """A unit is one group of row blocks times one group of panels."""
-    fields = [("x", PTR), ("w", PTR), *e.fields(), *((name, I64) for name in _WORDS)]
+def gemm(target: Target, symbol: str, spec: GemmSpec) -> Program:
+    """A unit is one group of row blocks times one group of panels, of one batch."""
+    tables = [("x_offsets", PTR), ("w_offsets", PTR)] if spec.batched else []
+    fields = [("x", PTR), ("w", PTR), *spec.epilogue.fields(), *tables, *((name, I64) for name in _WORDS)]
     k = Kernel(symbol, fields, target.vector_bytes * 8)
-    unit = _Unit(k, block_shape(target), x_type, copied, e)
+    unit = _Unit(k, block_shape(target), spec)
     with k.units() as index:
         unit.trace(index)
     return k.finish(unit.scratch_bytes)
@@ -172,14 +190,35 @@ def _lower(work: Work) -> list[Launch]:
     rows = y.elements // columns if columns else 0
     if not rows or not columns:
         return []
-    c = cut(rows, columns, s)
-    copied = x.dtype is not DType.F32 or (rows > 2 and conflicting(4 * depth, s.rows))
     panels = work.memory.packed(w, f"panels{s.columns}", lambda a: pack_panels(a, s.columns))
+    return [launch(work, Matrices(x.place, x.dtype, panels, rows, depth, columns), epilogue_of(work))]
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """X [rows, depth] times packed W [depth, columns], once or for every batch of the offset tables (bytes)."""
+
+    x: Place
+    x_type: DType
+    w: Place
+    rows: int
+    depth: int
+    columns: int
+    offsets: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def launch(work: Work, m: Matrices, e: Epilogue) -> Launch:
+    """The gemm of m, finished by e, into the node's output."""
+    s, y = block_shape(work.target), work.output()
+    c = cut(m.rows, m.columns, s)
+    copied = m.x_type is not DType.F32 or (m.rows > 2 and conflicting(4 * m.depth, s.rows))
     extras = [b.place for b in extras_of(work)]
-    words = (rows, depth, columns, c.blocks, c.row_groups, c.panels, c.panel_groups)
-    spec = KernelSpec("gemm_f32", (x.dtype, copied, epilogue_of(work)))
-    reads = (x.place, panels, *extras)
-    return [Launch(spec, c.units, (x.place, panels, y.place, *extras, *words), reads, (y.place,))]
+    tables = [work.memory.constant(t.astype(np.int64)) for t in m.offsets or ()]
+    batches = 1 if m.offsets is None else m.offsets[0].size
+    words = (m.rows, m.depth, m.columns, c.blocks, c.row_groups, c.panels, c.panel_groups)
+    spec = KernelSpec("gemm_f32", (GemmSpec(m.x_type, copied, e, m.offsets is not None),))
+    reads = (m.x, m.w, *extras, *tables)
+    return Launch(spec, batches * c.units, (m.x, m.w, y.place, *extras, *tables, *words), reads, (y.place,))
 
 
 GEMM = lowering(Lowering("gemm_f32", SKIPJACK, "Linear", _accepts, _lower, rank=10))

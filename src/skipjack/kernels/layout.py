@@ -1,4 +1,4 @@
-"""Reorder: plain [N, C, pixels] to blocked [N][C/vl][pixels][vl] and back, by transposing tiles of vl x vl in registers."""
+"""Reorder: plain [N, C, pixels] to blocked [N][C/vl][pixels][vl] and back; tiles of vl x vl turn in registers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pools in the blocked layout: MaxPool, AveragePool, LpPool over windows and GlobalAveragePool, GlobalMaxPool over everything."""
+"""Pools in the blocked layout: maxima, means and norms over windows, maxima and means over everything."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _accepts(site: Site) -> str:
     if site.node.op == "LpPool" and site.node.attrs.get("p", 2) not in (1, 2):
         return "a norm other than 1 and 2"
     kernel = site.node.attrs.get("kernel_shape")
-    return "" if isinstance(kernel, tuple) and int(kernel[-1]) <= 16 else "a very wide window"
+    return "" if isinstance(kernel, tuple) and kernel[-1] in range(1, 17) else "a very wide window"
 
 
 for _op in ("MaxPool", "AveragePool", "LpPool"):
