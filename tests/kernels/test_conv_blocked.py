@@ -15,7 +15,7 @@ import skipjack.ops.layout
 import skipjack.ops.pool  # noqa: F401
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX, SKIPJACK, Node
-from skipjack.ir.types import PLAIN
+from skipjack.ir.types import PLAIN, Layout
 from skipjack.kernels.launch import Lowering, lowerings
 from skipjack.lang.expr import arg, maximum
 from skipjack.ops.contraction import conv
@@ -227,10 +227,11 @@ def test_reorder(shape, target: Target) -> None:
         assert np.array_equal(got, x)
 
 
+def _blocked(target: Target) -> Layout:
+    return Layout("blocked", target.vl)
+
+
 def _to_plain(node: Node, base: Lowering, x: np.ndarray, target: Target) -> np.ndarray:
-    from harness import Layout
 
     entry = Lowering("reorder", SKIPJACK, "Reorder", base.accepts, base.lower, "plain")
-    return run_lowering(
-        entry, node, [x], [(_F, x.shape)], target=target, threads=2, layouts={0: Layout("blocked", target.vl)}
-    )[0]
+    return run_lowering(entry, node, [x], [(_F, x.shape)], target=target, threads=2, layouts={0: _blocked(target)})[0]

@@ -254,6 +254,6 @@ lowering(
 )
 lowering(
     Lowering(
-        "conv_stem", SKIPJACK, "Conv", _accepts_stem, lambda work: Direct(work, 1).launches(), "stem", 20, _stem_us
+        "conv_stem", SKIPJACK, "Conv", _accepts_stem, lambda work: Direct(work, 1).launches(), "stem", 20, cost=_stem_us
     )
 )

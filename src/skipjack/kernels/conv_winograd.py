@@ -1,0 +1,132 @@
+"""Conv with a 3 x 3 kernel of stride 1 by Winograd's minimal filtering: fewer multiplications, larger weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from skipjack.ir.graph import SKIPJACK
+from skipjack.kernels.conv_direct import CYCLES_PER_US, extras_of, not_f32
+from skipjack.kernels.conv_shape import conv_shape
+from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, lowering
+from skipjack.kernels.winograd_block import INPUT_WORDS, OUTPUT_WORDS, WinogradSpec
+from skipjack.kernels.winograd_matrices import transformed_weights
+from skipjack.targets.target import Target
+
+
+def _pack(w: np.ndarray, m: int, vectors: int, vl: int) -> np.ndarray:
+    """[M, C, 3, 3] as [map group][position][channel block][lane][vectors * vl]."""
+    maps, channels = w.shape[:2]
+    blocks, span = -(-channels // vl), vectors * vl
+    groups = -(-maps // span)
+    full = np.zeros(((m + 2) ** 2, groups * span, blocks * vl), np.float32)
+    full[:, :maps, :channels] = transformed_weights(w.reshape(maps, channels, 3, 3), m)
+    return np.ascontiguousarray(full.reshape(-1, groups, span, blocks, vl).transpose(1, 0, 3, 4, 2))
+
+
+def tile_block(target: Target, tiles: int, vectors: int) -> tuple[int, int]:
+    """(tiles, channel vectors) of a block: least work, counting what the last block of either kind wastes."""
+    best, chosen = float("inf"), (1, 1)
+    for t in range(1, min(vectors, 6) + 1):
+        for r in range(1, min((target.registers - 1) // t - 1, max(tiles, 1)) + 1):
+            step = max(r * t, r + t + 0.5, 8) + 0.3
+            total = -(-tiles // r) * -(-vectors // t) * step
+            if total <= best:
+                best, chosen = total, (r, t)
+    return chosen
+
+
+class Winograd:
+    """The launches of one convolution with tiles of m x m outputs."""
+
+    def __init__(self, work: Work, m: int) -> None:
+        self.work, self.m, self.vl = work, m, work.target.vl
+        self.s = conv_shape(work)
+        self.tiles_h, self.tiles_w = -(-self.s.out[1] // m), -(-self.s.out[2] // m)
+        self.tiles = self.s.batch * self.tiles_h * self.tiles_w
+        self.vectors, self.blocks = -(-self.s.maps // self.vl), -(-self.s.channels // self.vl)
+        self.block = tile_block(work.target, self.tiles, self.vectors)
+
+    def launches(self) -> list[Launch]:
+        """The input transform, then products and output transform."""
+        s, work, vl, m = self.s, self.work, self.vl, self.m
+        pixels, vectors = self.block
+        letters, extras = extras_of(work)
+        groups, positions = -(-self.tiles // pixels), (m + 2) ** 2
+        x, y, places = work.input(0), work.output(), [e.place for e in extras]
+        v = work.memory.temporary(groups * positions * (self.blocks * pixels * vl * 4 + 64))
+        common = {
+            "tiles_h": self.tiles_h,
+            "tiles_w": self.tiles_w,
+            "blocks": self.blocks,
+            "pad_h": s.before[1],
+            "pad_w": s.before[2],
+            "groups": groups,
+            "tiles": self.tiles,
+            "maps": s.maps,
+            "map_vectors": self.vectors,
+        }
+        first = common | {"height": s.size[1], "width": s.size[2]}
+        second = common | {"height": s.out[1], "width": s.out[2]}
+        spec = WinogradSpec(m, pixels, vectors, letters, s.maps % vl != 0, work.attr("epilogue"))
+        weights = work.memory.packed(work.input(1), f"winograd {m} {vectors} {vl}", lambda w: _pack(w, m, vectors, vl))
+        return [
+            Launch(
+                KernelSpec("winograd_input", (WinogradSpec(m, pixels),)),
+                self.tiles,
+                (x.place, v, *[first[n] for n in INPUT_WORDS]),
+                (x.place,),
+                (v,),
+            ),
+            Launch(
+                KernelSpec("winograd_output", (spec,)),
+                groups * -(-self.vectors // vectors),
+                (v, weights, y.place, *places, *[second[n] for n in OUTPUT_WORDS]),
+                (v, *places),
+                (y.place,),
+            ),
+        ]
+
+
+def winograd_us(work: Work, m: int) -> float:
+    """Predicted microseconds on one thread. Images count alike however many there are, so a batch changes no choice."""
+    s = replace(conv_shape(work), batch=1)
+    tiles, positions, vl = -(-s.out[1] // m) * -(-s.out[2] // m), (m + 2) ** 2, work.target.vl
+    blocks, vectors = -(-s.channels // vl), -(-s.maps // vl)
+    r, t = tile_block(work.target, tiles, vectors)
+    products = positions * blocks * vl * -(-tiles // r) * -(-vectors // t) * max(r * t, r + t, 8)
+    transforms = tiles * (blocks + vectors) * _TRANSFORM_CYCLES[m]
+    weights = positions * blocks * vl * vectors * vl * 4 / _BYTES_PER_CYCLE
+    return conv_shape(work).batch * (max(products * 1.03, weights) + transforms) / CYCLES_PER_US
+
+
+_TRANSFORM_CYCLES = {2: 70, 4: 230}
+_BYTES_PER_CYCLE = 6
+
+
+def _accepts(site: Site) -> str:
+    if reason := not_f32(site):
+        return reason
+    w, attrs = site.constants[1], site.node.attrs
+    assert w is not None, "not_f32 lets only constant weights pass"
+    if w.shape[2:] != (3, 3) or int(attrs.get("group", 1)) != 1:  # type: ignore[arg-type]
+        return "not a 3 x 3 kernel over all channels"
+    if any(step != 1 for name in ("strides", "dilations") for step in attrs.get(name) or ()):  # type: ignore[union-attr]
+        return "strides or dilations other than 1"
+    return ""
+
+
+for _m in (2, 4):
+    lowering(
+        Lowering(
+            f"conv_winograd{_m}",
+            SKIPJACK,
+            "Conv",
+            _accepts,
+            lambda work, m=_m: Winograd(work, m).launches(),
+            "blocked",
+            0,
+            cost=lambda work, m=_m: winograd_us(work, m),
+        )
+    )
