@@ -10,6 +10,7 @@ or needs more than ten seconds for a file is ended, reported, and replaced.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -256,7 +257,8 @@ class Pool:
     def ask(self, data: bytes) -> dict[str, str]:
         """The child's answer, or a fault when it crashed or hung."""
         process = self._started()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             process.stdin.write(struct.pack("<q", len(data)) + data)
             process.stdin.flush()
@@ -286,11 +288,10 @@ class Pool:
         if self._process is not None:
             if kill:
                 self._process.kill()
-            assert self._process.stdin is not None and self._process.stdout is not None
-            try:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-            except BrokenPipeError:
-                pass
             self._process.wait()
             self._process.stdout.close()
             self._process = None

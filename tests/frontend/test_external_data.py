@@ -224,6 +224,7 @@ def function_model(tensor: TensorProto) -> onnx.ModelProto:
     return model
 
 
+Build = Callable[[TensorProto], onnx.ModelProto]
 INDICES = helper.make_tensor("i", TensorProto.INT64, [6], range(6))
 
 

@@ -1,4 +1,4 @@
-"""Older operator versions: the table is complete, and upgraded nodes compute what onnxruntime computes for the original."""
+"""Older operator versions: the table is complete; upgraded nodes compute what onnxruntime computes for the original."""
 
 from collections import defaultdict
 
@@ -65,19 +65,23 @@ CASES: dict[str, tuple[int, str]] = {
     "dropout mask": (10, "(float[2, 3] x) => (float[2, 3] y, bool[2, 3] m) { y, m = Dropout<ratio=0.3>(x) }"),
     "upsample": (
         9,
-        "(float[1, 1, 2, 3] x) => (float[1, 1, 4, 9] y) <float[4] s = {1, 1, 2, 3}> { y = Upsample<mode='nearest'>(x, s) }",
+        "(float[1, 1, 2, 3] x) => (float[1, 1, 4, 9] y) <float[4] s = {1, 1, 2, 3}>"
+        " { y = Upsample<mode='nearest'>(x, s) }",
     ),
     "upsample scales": (
         7,
-        "(float[1, 1, 2, 3] x) => (float[1, 1, 4, 6] y) { y = Upsample<mode='linear', scales=[1.0, 1.0, 2.0, 2.0]>(x) }",
+        "(float[1, 1, 2, 3] x) => (float[1, 1, 4, 6] y)"
+        " { y = Upsample<mode='linear', scales=[1.0, 1.0, 2.0, 2.0]>(x) }",
     ),
     "resize up and down": (
         10,
-        "(float[1, 1, 6, 4] x) => (float[1, 1, 3, 8] y) <float[4] s = {1, 1, 0.6, 2}> { y = Resize<mode='nearest'>(x, s) }",
+        "(float[1, 1, 6, 4] x) => (float[1, 1, 3, 8] y) <float[4] s = {1, 1, 0.6, 2}>"
+        " { y = Resize<mode='nearest'>(x, s) }",
     ),
     "resize linear": (
         10,
-        "(float[1, 1, 6, 4] x) => (float[1, 1, 3, 8] y) <float[4] s = {1, 1, 0.5, 2}> { y = Resize<mode='linear'>(x, s) }",
+        "(float[1, 1, 6, 4] x) => (float[1, 1, 3, 8] y) <float[4] s = {1, 1, 0.5, 2}>"
+        " { y = Resize<mode='linear'>(x, s) }",
     ),
     "resize with empty inputs": (
         11,
@@ -86,7 +90,8 @@ CASES: dict[str, tuple[int, str]] = {
     ),
     "scatter": (
         9,
-        "(float[3, 2] x) => (float[3, 2] y) <int64[1, 2] i = {1, 2}, float[1, 2] u = {7, 8}> { y = Scatter<axis=0>(x, i, u) }",
+        "(float[3, 2] x) => (float[3, 2] y) <int64[1, 2] i = {1, 2}, float[1, 2] u = {7, 8}>"
+        " { y = Scatter<axis=0>(x, i, u) }",
     ),
     "grid sample": (
         16,

@@ -9,7 +9,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from skipjack.core.errors import ModelError, nearest
 from skipjack.frontend.ordering import graphs_of
-from skipjack.ir.graph import ML, ONNX, Origin
+from skipjack.ir.graph import ML, ONNX, Node, Origin
 
 MAX_SUBGRAPH_DEPTH = 24
 MAX_FUNCTION_DEPTH = 24
@@ -133,6 +133,17 @@ def _check_attributes(proto: NodeProto, known: Mapping[str, defs.OpSchema.Attrib
     missing = [k for k, a in known.items() if a.required and k not in names]
     if missing:
         _fail(origin, f"the attributes {missing}", names or "none")
+
+
+def check_bodies(node: Node) -> None:
+    """The number of inputs and outputs of a newest control-flow node against its bodies."""
+    for name, body in node.subgraphs():
+        fixed_inputs = {"If": 0, "Loop": max(2, len(node.inputs))}.get(node.op, len(node.inputs))
+        hidden_outputs = 1 if node.op == "Loop" else 0
+        if len(body.inputs) != fixed_inputs:
+            _fail(node.origin, f"{name} to have {fixed_inputs} inputs", len(body.inputs))
+        if len(body.outputs) != len(node.outputs) + hidden_outputs:
+            _fail(node.origin, f"{name} to have {len(node.outputs) + hidden_outputs} outputs", len(body.outputs))
 
 
 def _range(low: int, high: int) -> str:

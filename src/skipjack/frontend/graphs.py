@@ -17,6 +17,7 @@ from skipjack.frontend.attributes import read_attribute
 from skipjack.frontend.checks import (
     MAX_FUNCTION_DEPTH,
     MAX_NODES,
+    check_bodies,
     check_name,
     check_node,
     normal_domain,
@@ -240,6 +241,7 @@ class GraphImporter:
             if array is not None:
                 body.add_constant(node.outputs[0], array)
             else:
+                check_bodies(node)
                 body.nodes.append(_without_empty_resize_inputs(node, body))
 
     def _inline(self, proto: NodeProto, scope: Scope, function: FunctionBody, key: Key, origin: Origin) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skipjack.core.errors import RunError, SkipjackError
+from skipjack.core.errors import ResourceError, RunError, SkipjackError
 from skipjack.ir.graph import Graph, Node
 from skipjack.ops.registry import Ref, lookup
 
@@ -22,6 +22,8 @@ def run_node(node: Node, inputs: Sequence[Any], run: RunBody | None = None) -> l
             results = lookup(node).reference(Ref(node, inputs, run))
     except SkipjackError:
         raise
+    except MemoryError as e:
+        raise ResourceError(f"{node.origin}: its result does not fit in memory: {e}") from e
     except _DATA_ERRORS as e:
         raise RunError(f"{node.origin}: its inputs do not fit the operator: {type(e).__name__}: {e}") from e
     return [np.asarray(v) if isinstance(v, np.generic) else v for v in results]
