@@ -61,10 +61,11 @@ PASSES: tuple[Pass, ...] = (
     # Gemm leaves an Add, BatchNormalization a Mul and an Add; fold_scales takes all of them in.
     CanonicaliseContractions(),
     RecogniseNormalization(),
-    CancelTransposes(),
-    # Rotations go before the split into heads, so that attention finds the split right before it.
+    # Rotations go before the split into heads, so that attention finds the split right before it; they are found by
+    # concatenations, which transposes would move through.
     RecogniseRotary(),
     MergeCommonSubexpressions(),
+    CancelTransposes(),
     # Attention expects that only transposes of heads are left before its products.
     AbsorbTransposes(),
     RecogniseAttention(),
