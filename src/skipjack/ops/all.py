@@ -9,6 +9,7 @@ import skipjack.ops.control
 import skipjack.ops.conv
 import skipjack.ops.fused
 import skipjack.ops.image
+import skipjack.ops.image_decoder
 import skipjack.ops.index
 import skipjack.ops.linear
 import skipjack.ops.loss
