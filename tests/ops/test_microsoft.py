@@ -185,6 +185,8 @@ def multi_head(r: np.random.Generator) -> list[Case]:
         Case("MultiHeadAttention", [q, q + 1, q * 2, b, None, None, *past], {**a, "unidirectional": 1}, 3),
         Case("MultiHeadAttention", [q, normal(r, 2, 2, 5, 4), normal(r, 2, 2, 5, 4)], a),
         Case("MultiHeadAttention", [q, k, normal(r, 2, 5, 12)], a),
+        Case("MultiHeadAttention", [normal(r, 2, 5, 2, 3, 4)], a),
+        Case("MultiHeadAttention", [q, normal(r, 2, 5, 2, 2, 4)], a),
     ]
 
 
@@ -192,12 +194,14 @@ def grouped(r: np.random.Generator) -> list[Case]:
     def case(steps: int, past: int, room: int, **attrs: Any) -> Case:
         d, total, batch = 16, past + steps, 1 if steps > 1 and past else 2
         extra = attrs.pop("extra", {})
+        ends = attrs.pop("ends", [total] * batch)
+        batch = len(ends)
         cache = [normal(r, batch, 2, room, d), normal(r, batch, 2, room, d)] if room else [None, None]
         inputs = [normal(r, batch, steps, n * d) for n in (4, 2, 2)] + cache
         if attrs.get("packed"):
             inputs[:3] = [np.concatenate(inputs[:3], axis=2), None, None]
         attrs.pop("packed", None)
-        inputs += [np.full(batch, total - 1, np.int32), np.array(total, np.int32)]
+        inputs += [np.array(ends, np.int32) - 1, np.array(total, np.int32)]
         angle = np.arange(32)[:, None] / 10.0 ** np.linspace(0, 2, d // 2)[None]
         rotary = [np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)]
         inputs += rotary if attrs.get("do_rotary") else [None, None]
@@ -213,6 +217,12 @@ def grouped(r: np.random.Generator) -> list[Case]:
         case(7, 0, 0, local_window_size=3),
         case(1, 8, 8, local_window_size=3),
         case(4, 0, 0, smooth_softmax=1),
+        case(1, 5, 5, ends=[6, 4]),
+        case(1, 5, 9, ends=[6, 4], do_rotary=1),
+        case(5, 0, 0, ends=[5, 3], do_rotary=1),
+        case(4, 0, 9, do_rotary=1),
+        case(3, 4, 9, do_rotary=1),
+        case(4, 0, 0, causal=0),
         case(4, 0, 0, extra={"sink": normal(r, 4)}),
         case(4, 0, 0, extra={"bias": normal(r, 1, 1, 4, 4)}),
     ]

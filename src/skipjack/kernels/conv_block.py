@@ -24,7 +24,7 @@ _TAPS_UNROLLED = 8
 
 WORDS = (
     "groups", "rows_d", "rows_h", "groups_per_part", "part_bytes", "x_image", "x_block", "x_plane", "x_row",
-    "y_image", "y_block", "y_row", "blocks", "last_lanes", "first_vector", "maps", "w_group",
+    "y_image", "y_block", "y_plane", "y_row", "blocks", "last_lanes", "first_vector", "maps", "w_group",
     "pad_d", "pad_h", "depth", "height",
 )  # fmt: skip
 
@@ -49,6 +49,7 @@ class ConvSpec:
     extras: str
     masked: bool
     rows_outer: bool
+    y_step: int
     epilogue: Expr | None
 
 
@@ -87,7 +88,7 @@ class _Blocks:
         vector = a.first_vector + group * s.vectors
         x = a.x.at(n * a.x_image + (group // a.groups_per_part) * a.part_bytes)
         d, e = z * s.strides[0] - a.pad_d, h * s.strides[1] - a.pad_h
-        y = n * a.y_image + vector * a.y_block + (z * a.rows_h + h) * a.y_row
+        y = n * a.y_image + vector * a.y_block + z * a.y_plane + h * a.y_row
         return _Row(
             x.at(d * a.x_plane + e * a.x_row), a.w.at(group * a.w_group), y, vector * self.vl,
             self._taps_inside(d, 0, a.depth), self._taps_inside(e, 1, a.height),
@@ -107,7 +108,7 @@ class _Blocks:
             with self.k.loop(seg.count) as b:
                 first = b * seg.pixels + done
                 x = row.x.at((first * self.s.strides[2] - self.s.pad_w) * self.x_pixel)
-                self._block(seg, row, x, row.y_bytes + first * (4 * self.vl))
+                self._block(seg, row, x, row.y_bytes + first * (4 * self.vl * self.s.y_step))
             done += seg.count * seg.pixels
 
     def _block(self, seg: Segment, row: _Row, x: V, y_bytes: V) -> None:
@@ -122,7 +123,7 @@ class _Blocks:
                 xd, wd = xc.at(i * a.x_plane * s.dilations[0]), wc.at(i * (kh * w_row))
                 with self._over(1, row.height_taps) as j:
                     self._taps(seg, acc, xd.at(j * a.x_row * s.dilations[1]), wd.at(j * w_row), lanes)
-        finish = Finish(k, self.vl, s.extras, s.masked, s.epilogue)
+        finish = Finish(k, self.vl, s.extras, s.masked, s.epilogue, s.y_step)
         for t in range(s.vectors):
             values = [pixel[t].get() for pixel in acc]
             finish.store(values, y_bytes + a.y_block * t, row.first_map + t * self.vl, a.maps)

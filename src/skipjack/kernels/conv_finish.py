@@ -15,7 +15,7 @@ from skipjack.lang.program import F32
 class Finish:
     """Stores blocks to argument `y`. extras: one letter per argument e0, e1, ...: "c" per map or "r" like the output.
 
-    masked: the last vector of channels may reach beyond the last map; what lies there is stored as zeros.
+    step: the distance of neighbouring pixels in vectors. masked: the last vector of channels may reach beyond the last map; what lies there is stored as zeros.
     """
 
     k: Kernel
@@ -23,6 +23,7 @@ class Finish:
     extras: str
     masked: bool
     epilogue: Expr | None
+    step: int = 1
 
     def store(self, values: Sequence[V], y_bytes: V, first_map: V, maps: V) -> None:
         """values are consecutive pixels of the channels [first_map, first_map + vl), the first at y_bytes."""
@@ -32,7 +33,7 @@ class Finish:
             i: self._per_map(getattr(a, f"e{i}"), first_map, mask) for i, e in enumerate(self.extras) if e == "c"
         }
         for r, value in enumerate(values):
-            at = y_bytes + 4 * self.vl * r
+            at = y_bytes + 4 * self.vl * self.step * r
             if self.epilogue is not None:
                 args = [value]
                 for i in range(len(self.extras)):

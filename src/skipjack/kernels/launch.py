@@ -176,8 +176,8 @@ class Lowering:
     lower: Callable[[Work], list[Launch]]
     layouts: str = "plain"
     rank: int = 0
-    parameters: tuple[int, ...] = ()
     cost: Callable[[Work], float] | None = None
+    parameters: tuple[int, ...] = ()
 
 
 Generator = Callable[..., Program]

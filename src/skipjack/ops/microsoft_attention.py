@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skipjack.core.dims import Dim
+from skipjack.core.dims import Dim, dim_max
 from skipjack.ir.graph import MS
 from skipjack.ir.types import Shape, TensorType, ValueType
 from skipjack.ops.attention import additive, join_heads, repeat_heads, rotate, softmax, split_heads, visible
@@ -189,9 +189,7 @@ def _cache_length(i: Infer) -> Dim:
     past, total = i.shape(3), i.ints(6)
     if past is None or total is None:
         return i.fresh("cache")
-    if isinstance(past[2], int) and isinstance(total[0], int):
-        return max(past[2], total[0])
-    return i.fresh("cache")
+    return dim_max(past[2], total[0])
 
 
 def _rotated(r: Ref, x: np.ndarray, past: np.ndarray) -> np.ndarray:
@@ -223,6 +221,8 @@ def _ref_group(r: Ref) -> list[Any]:
     steps, whole = q.shape[2], int(np.asarray(total).reshape(-1)[0])
     ends = np.asarray(last).reshape(-1).astype(np.int64) + 1
     past = np.zeros_like(ends) if steps == whole else ends - steps
+    if ends.shape != q.shape[:1] or (past < 0).any() or (ends > whole).any():
+        r.fail(f"{len(q)} lengths between {steps} and {whole}", ends.tolist())
     if r.attr("do_rotary", 0):
         q, k = _rotated(r, q, past), _rotated(r, k, past)
     length = max(whole, 0 if past_k is None else past_k.shape[2])
