@@ -50,7 +50,7 @@ def _infer_dft(i: Infer) -> list[ValueType]:
 
 
 def _as_complex(x: np.ndarray) -> np.ndarray:
-    wide = widened(x).astype(np.float64)
+    wide = widened(x)
     return wide[..., 0] + 1j * wide[..., 1] if x.shape[-1] == 2 else wide[..., 0] + 0j
 
 
