@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import pytest
 
 from skipjack.codegen.jit import Library, compile_here
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import Node
 from skipjack.ir.types import PLAIN, Layout
 from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Place, Work, float_word, trace
-from skipjack.targets.target import Target, host
+from skipjack.lang import interpreter
+from skipjack.targets.target import Target, host, runnable
 
 _PAGE = mmap.PAGESIZE
 _libraries: dict[tuple[str, KernelSpec], tuple[Library, int]] = {}
@@ -79,24 +81,50 @@ def from_blocked(x: np.ndarray, channels: int) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(x, -1, 2).reshape(n, blocks * block, *s)[:, :channels])
 
 
-def kernel_address(spec: KernelSpec, target: Target) -> tuple[int, int]:
-    """(address, scratch bytes) of a compiled kernel, compiled once per test process."""
+Call = Callable[[int, int, int, int], None]
+_INTERPRETED_INSTRUCTIONS = 3_000_000
+
+
+def executes(target: Target) -> bool:
+    """Whether this machine runs code for the target."""
+    return any(t.name == target.name for t in runnable())
+
+
+def _compiled(spec: KernelSpec, target: Target) -> tuple[Call, int]:
     key = (target.name, spec)
     if key not in _libraries:
         program = trace(spec, target, "kernel")
         _libraries[key] = (compile_here([program], target), program.scratch_bytes)
     library, scratch = _libraries[key]
-    return library.address("kernel"), scratch
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+    return call(library.address("kernel")), scratch
 
 
-def execute(launches: Sequence[Launch], memory: GuardedMemory, target: Target, threads: int = 1) -> None:
-    """Run launches one after the other, their units split into `threads` parts."""
+def _interpreted(spec: KernelSpec, target: Target) -> tuple[Call, int]:
+    program = trace(spec, target, "kernel")
+
+    def call(arguments: int, lo: int, hi: int, scratch: int) -> None:
+        try:
+            interpreter.run(program, arguments, lo, hi, scratch, budget=_INTERPRETED_INSTRUCTIONS)
+        except interpreter.BudgetSpent:
+            pytest.skip(f"this machine lacks {target.name}, and the case is too long for the kernel interpreter")
+
+    return call, program.scratch_bytes
+
+
+def execute(
+    launches: Sequence[Launch], memory: GuardedMemory, target: Target, threads: int = 1, interpret: bool = False
+) -> None:
+    """Run launches one after the other, their units split into `threads` parts; interpreted where the machine lacks the ISA."""
     for launch in launches:
-        address, scratch = kernel_address(launch.spec, target)
-        words = [memory.address(w) if isinstance(w, Place) else float_word(w) if isinstance(w, float) else int(w) for w in launch.words]
+        way = _interpreted if interpret or not executes(target) else _compiled
+        call, scratch = way(launch.spec, target)
+        words = [
+            memory.address(w) if isinstance(w, Place) else float_word(w) if isinstance(w, float) else int(w)
+            for w in launch.words
+        ]
         block = np.array(words, dtype=np.int64)
         room = memory.reserve(max(scratch, launch.scratch_bytes, 64))
-        call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)(address)
         for t in range(threads):
             lo, hi = launch.units * t // threads, launch.units * (t + 1) // threads
             if lo < hi:
@@ -113,6 +141,7 @@ def run_lowering(
     target: Target | None = None,
     threads: int = 1,
     layouts: Mapping[int, Layout] | None = None,
+    interpret: bool = False,
 ) -> list[np.ndarray]:
     """The outputs of one node run by one lowering; constants lists the inputs given as constants.
 
@@ -139,7 +168,7 @@ def run_lowering(
         lay = layout(len(shape), False)
         b = Bound(f"out{i}", dtype, shape, Place(0), lay)
         outs.append(Bound(b.name, dtype, shape, memory.reserve(b.nbytes), lay))
-    execute(entry.lower(Work(node, bound, outs, memory, t)), memory, t, threads)
+    execute(entry.lower(Work(node, bound, outs, memory, t)), memory, t, threads, interpret)
     results: list[np.ndarray] = []
     for b in outs:
         if b.layout.kind == "blocked":
