@@ -11,6 +11,7 @@ from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorSha
 from skipjack.core.dims import Sym
 from skipjack.core.errors import ModelError
 from skipjack.frontend.checks import imported_opsets, normal_domain
+from skipjack.ir.graph import ONNX
 from skipjack.ir.types import TensorType, ValueType
 
 
@@ -59,7 +60,9 @@ def schema_function(
         return None
     if not isinstance(proto, FunctionProto) or not proto.node:
         return None
-    return _body(proto, {schema.domain: opset})
+    body = _body(proto, {schema.domain: opset})
+    body.opsets.setdefault(ONNX, defs.onnx_opset_version())
+    return body
 
 
 def _body(proto: FunctionProto, outer_opsets: dict[str, int]) -> FunctionBody:

@@ -89,8 +89,11 @@ class Scope:
 class GraphImporter:
     """Imports the graphs of one model. Collects every unsupported node; `raise_unsupported` reports them at the end."""
 
-    def __init__(self, tensors: Tensors, functions: Mapping[Key, FunctionBody]) -> None:
+    def __init__(
+        self, tensors: Tensors, functions: Mapping[Key, FunctionBody], embedded: Mapping[int, np.ndarray] | None = None
+    ) -> None:
         self._tensors = tensors
+        self._embedded = embedded or {}
         self._functions = functions
         self._symbols = Symbols()
         self._used: set[str] = set()
@@ -141,8 +144,10 @@ class GraphImporter:
 
     def _constants(self, proto: GraphProto, scope: Scope) -> set[str]:
         found: set[str] = set()
-        for tensor in proto.initializer:
-            array = self._tensors.dense(tensor, f"initializer {tensor.name!r}")
+        is_main = scope.outer is None
+        for i, tensor in enumerate(proto.initializer):
+            raw = self._embedded.get(i) if is_main else None
+            array = self._tensors.dense(tensor, f"initializer {tensor.name!r}", raw)
             scope.body.add_constant(self._define(tensor.name, scope, "initializer"), array)
             found.add(tensor.name)
         for sparse in proto.sparse_initializer:

@@ -10,11 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
+import numpy as np
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto
 
 from skipjack.core.errors import ModelError, SkipjackError
 from skipjack.frontend.checks import check_model
+from skipjack.frontend.embedded_data import split_embedded
 from skipjack.frontend.external_data import ExternalFiles, map_file
 from skipjack.frontend.functions import model_functions
 from skipjack.frontend.graphs import GraphImporter
@@ -45,8 +47,10 @@ def import_model(model: Source, *, strict_links: bool = False) -> ImportedModel:
     path = None if isinstance(model, (ModelProto, bytes)) else _model_path(model)
     label = str(path) if path is not None else "model"
     try:
-        proto = model if isinstance(model, ModelProto) else _parse(model if isinstance(model, bytes) else path)
-        return _import(proto, path, strict_links)
+        if isinstance(model, ModelProto):
+            return _import(model, {}, path, strict_links)
+        proto, embedded = _parse(model if isinstance(model, bytes) else _model_path(model))
+        return _import(proto, embedded, path, strict_links)
     except SkipjackError as e:
         raise type(e)(f"{label}: {e}") from e
     except _DAMAGED as e:
@@ -64,21 +68,22 @@ def _model_path(given: str | os.PathLike[str]) -> Path:
         raise ModelError(f"{given!r} is not a path: {e}") from e
 
 
-def _parse(source: bytes | Path | None) -> ModelProto:
-    data = source if isinstance(source, bytes) else _file_bytes(source)
-    if len(data) == 0:
+def _parse(source: bytes | Path) -> tuple[ModelProto, dict[int, np.ndarray]]:
+    """The parsed model and the raw data of large initialisers, by index, that were left in the file."""
+    data = np.frombuffer(source, np.uint8) if isinstance(source, bytes) else _file_bytes(source)
+    if data.size == 0:
         raise ModelError("the file is empty, expected an ONNX model; download it again")
+    small, embedded = split_embedded(data)
     proto = ModelProto()
     try:
-        proto.ParseFromString(data)  # pyright: ignore[reportArgumentType]
+        proto.ParseFromString(small)  # pyright: ignore[reportArgumentType]
     except DecodeError as e:
         raise ModelError("not an ONNX model, or cut off or damaged: its protobuf cannot be read") from e
-    return proto
+    return proto, embedded
 
 
-def _file_bytes(path: Path | None) -> memoryview:
+def _file_bytes(path: Path) -> np.ndarray:
     """The bytes of a regular file, mapped; a pipe or device is refused without waiting for it."""
-    assert path is not None, "import_model: a model that is not bytes has a path"
     try:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError) as e:
@@ -90,14 +95,15 @@ def _file_bytes(path: Path | None) -> memoryview:
             raise ModelError(f"the directory holds no {_DEFAULT_FILE}; give the path of the model file")
         if not stat.S_ISREG(status.st_mode):
             raise ModelError("expected a regular file")
-        return memoryview(map_file(fd, status.st_size))  # pyright: ignore[reportArgumentType]
+        return map_file(fd, status.st_size)
     finally:
         os.close(fd)
 
 
-def _import(proto: ModelProto, path: Path | None, strict_links: bool) -> ImportedModel:
+def _import(proto: ModelProto, embedded: dict[int, np.ndarray], path: Path | None, strict_links: bool) -> ImportedModel:
     opsets = check_model(proto)
-    importer = GraphImporter(Tensors(ExternalFiles(path, strict_links)), model_functions(proto, opsets))
+    tensors = Tensors(ExternalFiles(path, strict_links))
+    importer = GraphImporter(tensors, model_functions(proto, opsets), embedded)
     graph = importer.model_graph(proto.graph, opsets)
     importer.raise_unsupported()
     producer = f"{proto.producer_name} {proto.producer_version}".strip()

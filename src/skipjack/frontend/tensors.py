@@ -25,8 +25,8 @@ class Tensors:
     def __init__(self, files: ExternalFiles) -> None:
         self._files = files
 
-    def dense(self, proto: TensorProto, what: str) -> np.ndarray:
-        """The array of a TensorProto; ModelError when its dims, type and data disagree."""
+    def dense(self, proto: TensorProto, what: str, raw: np.ndarray | None = None) -> np.ndarray:
+        """The array of a TensorProto, its raw data perhaps elsewhere; ModelError when dims, type and data disagree."""
         dtype = element_type(proto.data_type, what)
         dims = checked_dims(proto.dims, what)
         count = _count(dims)
@@ -36,10 +36,9 @@ class Tensors:
             return _strings(proto, dims, count, what)
         if proto.data_location == TensorProto.EXTERNAL:
             data = self._files.read(proto, _byte_count(dtype, count), what)
-        elif proto.HasField("raw_data"):
-            raw = proto.raw_data
-            _expect_size(_byte_count(dtype, count), len(raw), "bytes", dims, dtype, what)
-            data = np.frombuffer(raw, np.uint8)
+        elif raw is not None or proto.HasField("raw_data"):
+            data = np.frombuffer(proto.raw_data, np.uint8) if raw is None else raw
+            _expect_size(_byte_count(dtype, count), data.size, "bytes", dims, dtype, what)
         else:
             data = _typed_bytes(proto, dtype, count, dims, what)
         return _read_only(_from_bytes(data, dtype, count).reshape(dims))
