@@ -82,3 +82,18 @@ def test_small_known_numbers_are_computed() -> None:
     graph = graph_of("(float[4] x) => (float[n] y) { t = ReduceProd<keepdims = 1>(d) y = Reshape(x, t) }", d=ints(2, 2))
     assert graph.tensor("y").shape == (4,)
     assert np.array_equal(typed(graph).values["t"], [4])
+
+
+def test_a_branch_that_is_never_taken_may_be_wrong() -> None:
+    graph = graph_of(
+        """(float[b, 3] x) => (float[b, 3] y) {
+        r = Size(x)
+        n = Mod(r, three)
+        c = Equal(n, n)
+        y = If (c) <then_branch = g1 () => (float[m, 3] t) { t = Relu(x) },
+                    else_branch = g2 () => (float[m, 3] e) { e = Squeeze(x, one) }>
+    }""",
+        three=np.array(3, np.int64),
+        one=ints(1),
+    )
+    assert graph.tensor("y").shape == (B, 3)

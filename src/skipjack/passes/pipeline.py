@@ -93,6 +93,8 @@ def run(graph: Graph, options: Options = Options(), passes: Sequence[Pass] = PAS
 
 def apply_everywhere(step: Pass, graph: Graph) -> Graph:
     """The pass applied to the bodies of control flow first, then to the graph itself."""
+    if isinstance(step, ReplaceSizeArithmetic):
+        return step.apply(graph)
     nodes = list(graph.nodes)
     for i, node in enumerate(nodes):
         bodies: dict[str, Attr] = {name: apply_everywhere(step, body) for name, body in node.subgraphs()}

@@ -15,7 +15,7 @@ import numpy as np
 from skipjack.core.dims import Dim, Sym, evaluate, substitute
 from skipjack.core.dtypes import DType
 from skipjack.core.errors import ConfigError, ModelError, SkipjackError, nearest
-from skipjack.ir.graph import Attr, Graph, Node, frozen
+from skipjack.ir.graph import ONNX, Attr, Graph, Node, frozen
 from skipjack.ir.types import Shape, TensorType, ValueType, tensor
 from skipjack.ops.registry import Infer, Op, Ref, lookup
 
@@ -73,6 +73,7 @@ def _typed(graph: Graph, outer_types: Mapping[str, ValueType], outer_values: Map
 
 def _step(node: Node, graph: Graph, state: _State) -> Node:
     """Record the types and known values of the node's outputs; the node comes back with its bodies typed."""
+    node = _with_known_branch(node, state)
     op = lookup(node)
     bodies: dict[int, Graph] = {}
 
@@ -95,6 +96,15 @@ def _step(node: Node, graph: Graph, state: _State) -> Node:
         if name and value is not None:
             state.values[name] = value
     return _with_bodies(node, bodies)
+
+
+def _with_known_branch(node: Node, state: _State) -> Node:
+    """An If whose condition is known has the chosen branch twice: the other may break the rules of its operators."""
+    condition = state.values.get(node.input(0)) if node.key == (ONNX, "If") else None
+    if condition is None or condition.size != 1:
+        return node
+    chosen = node.attrs["then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"]
+    return node.with_attrs(then_branch=chosen, else_branch=chosen)
 
 
 def _check_inputs(node: Node, facts: Infer) -> None:
