@@ -8,6 +8,7 @@ from harness import run_lowering
 
 import skipjack.kernels.conv_depthwise
 import skipjack.kernels.conv_direct
+import skipjack.kernels.conv_transpose
 import skipjack.kernels.conv_winograd
 import skipjack.kernels.layout
 import skipjack.kernels.pool
@@ -18,7 +19,7 @@ from skipjack.ir.graph import ONNX, SKIPJACK, Node
 from skipjack.ir.types import PLAIN, Layout
 from skipjack.kernels.launch import Lowering, lowerings
 from skipjack.lang.expr import arg, maximum
-from skipjack.ops.contraction import conv
+from skipjack.ops.contraction import conv, conv_transpose
 from skipjack.ops.registry import Ref, lookup
 from skipjack.targets.target import AVX2, Target, host
 
@@ -98,6 +99,7 @@ DIRECT = [
     ((1, 32, 6, 6), 64, (3, 3), {"pads": (1, 1, 1, 1), "group": 2, "extras": "c"}),
     ((1, 64, 6, 6), 64, (3, 3), {"pads": (1, 1, 1, 1), "group": 16, "extras": "c"}),
     ((1, 16, 1, 1), 1, (1, 1), {}),
+    ((1, 32, 60), 32, (25,), {"pads": (12, 12), "group": 2}),
 ]
 
 
@@ -150,6 +152,63 @@ def test_depthwise(shape, kernel, options, target: Target) -> None:
 )
 def test_winograd(m: int, shape, maps, options, target: Target) -> None:
     check_conv(f"conv_winograd{m}", shape, maps, (3, 3), target=target, tolerance=1e-5, **options)
+
+
+TRANSPOSED = [
+    ((1, 16, 5, 5), (16, 8, 2, 2), {"strides": (2, 2)}),
+    ((2, 20, 6, 7), (20, 24, 3, 3), {"strides": (2, 2), "pads": (1, 1, 1, 1), "output_padding": (1, 1), "extras": "c"}),
+    ((1, 16, 7, 5), (16, 16, 4, 4), {"strides": (2, 2), "pads": (1, 1, 1, 1), "extras": "cr"}),
+    ((1, 17, 9), (17, 16, 5), {"strides": (3,), "pads": (2, 0), "extras": "r"}),
+    ((1, 16, 3, 4, 5), (16, 8, 2, 2, 3), {"strides": (2, 1, 2)}),
+    ((1, 32, 6, 6), (32, 16, 3, 3), {"strides": (1, 1), "group": 2}),
+    ((1, 16, 4, 4), (16, 16, 2, 2), {"strides": (2, 2), "output_padding": (1, 1), "pads": (0, 0, 1, 0)}),
+]
+
+
+def check_transposed(
+    name: str,
+    shape,
+    weight,
+    target: Target,
+    *,
+    extras="",
+    strides,
+    pads=None,
+    output_padding=None,
+    group=1,
+    dilations=None,
+):
+    rng = np.random.default_rng(7)
+    rank = len(shape) - 2
+    pads, extra, dilations = pads or (0,) * 2 * rank, output_padding or (0,) * rank, dilations or (1,) * rank
+    x, w = rng.standard_normal(shape, np.float32), rng.standard_normal(weight, np.float32)
+    want = conv_transpose(x.astype(np.float64), w.astype(np.float64), strides, pads, dilations, group, extra)
+    more = [rng.standard_normal(want.shape[1] if e == "c" else want.shape, np.float32) for e in extras]
+    scale = np.abs(want).max()
+    for e in more:
+        want = want + (e.reshape(-1, *[1] * rank) if e.ndim == 1 else e)
+    want = np.maximum(want, 0) if extras else want
+    attrs = {
+        "strides": strides,
+        "pads": pads,
+        "group": group,
+        "output_padding": extra,
+        "dilations": dilations,
+        "epilogue": epilogue(extras),
+    }
+    node = Node("ConvTranspose", ("x", "w", *[f"e{i}" for i in range(len(extras))]), ("y",), attrs, SKIPJACK)
+    entry = named(SKIPJACK, "ConvTranspose", name)
+    for threads in (1, 3):
+        got = run_lowering(
+            entry, node, [x, w, *more], [(_F, want.shape)], constants=[1], target=target, threads=threads
+        )[0]
+        np.testing.assert_allclose(got, want, rtol=0, atol=3e-6 * scale)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("shape,weight,options", TRANSPOSED)
+def test_transposed_phases(shape, weight, options, target: Target) -> None:
+    check_transposed("conv_transpose_phases", shape, weight, target, **options)
 
 
 @pytest.mark.parametrize("name", ["conv_direct", "conv_winograd2", "conv_winograd4"])

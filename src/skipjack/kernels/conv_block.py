@@ -8,6 +8,7 @@ however rows are cut into blocks.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class ConvSpec:
 
     x_lanes: channels per block of the input (1: a plain image). extras: "c" per map, "r" like the output. clipped: taps
     of depth and height may lie outside. masked: the maps do not fill their last vector. rows_outer: all groups of a row
-    follow each other, else all rows of a group.
+    follow each other, else all rows of a group. y_step: the distance of neighbouring outputs of a row in pixels.
     """
 
     vectors: int
@@ -143,8 +144,17 @@ class _Blocks:
             with self.k.loop(kw) as t:
                 self._lanes(acc, range(seg.pixels), x.at(t * x_step), w.at(t * w_step), lanes)
             return
-        for t, (low, high) in enumerate(seg.valid):
-            if low < high:
+        first = 0
+        for (low, high), run in itertools.groupby(seg.valid):
+            count = len(list(run))
+            start, first = first, first + count
+            if low >= high:
+                continue
+            if count > _TAPS_UNROLLED:
+                with self.k.loop(first, start) as t:
+                    self._lanes(acc, range(low, high), x.at(t * x_step), w.at(t * w_step), lanes)
+                continue
+            for t in range(start, first):
                 self._lanes(acc, range(low, high), x.at(t * x_step), w.at(t * w_step), lanes)
 
     def _lanes(self, acc: list[list[Var]], pixels: Sequence[int], x: V, w: V, lanes: V | None) -> None:
@@ -152,9 +162,10 @@ class _Blocks:
         if lanes is None:
             self._lane(acc, pixels, x, w)
             return
-        with self.k.loop(lanes, 0, LANES_UNROLLED) as i:
+        unrolled = LANES_UNROLLED if self.s.kernel[2] <= _TAPS_UNROLLED else 1
+        with self.k.loop(lanes, 0, unrolled) as i:
             xi, wi = x.at(i, 4), w.at(i * self.w_lane)
-            for u in range(LANES_UNROLLED):
+            for u in range(unrolled):
                 self._lane(acc, pixels, xi.at(4 * u), wi.at(u * self.w_lane))
 
     def _lane(self, acc: list[list[Var]], pixels: Sequence[int], x: V, w: V) -> None:

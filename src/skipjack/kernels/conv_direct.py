@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import gcd
 
 import numpy as np
@@ -12,7 +13,7 @@ from skipjack.ir.graph import SKIPJACK
 from skipjack.kernels.conv_block import LANES_UNROLLED, WORDS, ConvSpec
 from skipjack.kernels.conv_shape import WindowShape, clipped, conv_shape, even_block, segments
 from skipjack.kernels.epilogue import accepts_epilogue
-from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Site, Work, lowering
+from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Place, Site, Work, lowering
 from skipjack.targets.target import Target
 
 _ROWS_OUTER_BYTES = 256 * 1024
@@ -100,12 +101,30 @@ def _flattened(s: WindowShape, target: Target) -> WindowShape:
     return replace(s, size=(1, rows, width), out=(1, rows, width))
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A convolution that makes every `step`-th output from `start` on; recipe names what weights does."""
+
+    shape: WindowShape
+    start: tuple[int, int, int]
+    step: tuple[int, int, int]
+    recipe: str
+    weights: Callable[[np.ndarray], np.ndarray]
+
+
+def _everything(work: Work) -> Phase:
+    return Phase(_flattened(conv_shape(work), work.target), (0, 0, 0), (1, 1, 1), "", lambda w: w)
+
+
 class Direct:
     """The launches of one convolution; x_lanes is 1 when the input is a plain image."""
 
-    def __init__(self, work: Work, x_lanes: int, block: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, work: Work, x_lanes: int, block: tuple[int, int] | None = None, phase: Phase | None = None
+    ) -> None:
         self.work, self.target, self.vl, self.x_lanes = work, work.target, work.target.vl, x_lanes
-        self.s = _flattened(conv_shape(work), work.target)
+        self.phase = phase or _everything(work)
+        self.s = self.phase.shape
         self.join = joined_groups(self.s, self.vl)
         self.parts = self.s.group // self.join
         self.vectors = -(-self.s.maps // self.vl)
@@ -147,14 +166,14 @@ class Direct:
             letters,
             s.maps < stop * vl,
             rows_outer,
+            self.phase.step[2],
             work.attr("epilogue"),
         )
         groups = (stop - first) // t
         x, y = work.input(0), work.output()
         row = s.size[2] * self.x_lanes * 4
         plane, volume = s.size[1] * row, s.size[0] * s.size[1] * row
-        y_row = s.out[2] * vl * 4
-        y_block = s.out[0] * s.out[1] * y_row
+        y_row, y_plane, y_block, y_start = self._outputs()
         last = channels - (blocks - 1) * self.x_lanes
         words = {
             "groups": groups,
@@ -168,6 +187,7 @@ class Direct:
             "x_row": row,
             "y_image": self.vectors * y_block,
             "y_block": y_block,
+            "y_plane": y_plane,
             "y_row": y_row,
             "blocks": blocks,
             "last_lanes": -(-last // LANES_UNROLLED) * LANES_UNROLLED,
@@ -181,22 +201,35 @@ class Direct:
         }
         weights = self._weights(t, first, stop)
         units = s.batch * groups * s.out[0] * s.out[1]
+        ends = [e.place.at(y_start) if kind == "r" else e.place for kind, e in zip(letters, extras)]
         return Launch(
             KernelSpec("conv", (spec,)),
             units,
-            (x.place, weights, y.place, *[e.place for e in extras], *[words[n] for n in WORDS]),
+            (x.place, weights, y.place.at(y_start), *ends, *[words[n] for n in WORDS]),
             (x.place, *[e.place for e in extras]),
             (y.place,),
         )
 
-    def _weights(self, t: int, first: int, stop: int):
+    def _outputs(self) -> tuple[int, int, int, int]:
+        """Bytes from one output row, plane and channel block of the phase to the next, and to its first output."""
+        start, step, pixel = self.phase.start, self.phase.step, 4 * self.vl
+        if step == (1, 1, 1):
+            row = self.s.out[2] * pixel
+            return row, self.s.out[1] * row, self.s.pixels * pixel, 0
+        d, h, w = (1, 1, *self.work.output().shape[2:])[-3:]
+        row, plane = w * pixel, h * w * pixel
+        return step[1] * row, step[0] * plane, d * plane, start[0] * plane + start[1] * row + start[2] * pixel
+
+    def _weights(self, t: int, first: int, stop: int) -> Place:
         vl, x_lanes, group, join, kernel = self.vl, self.x_lanes, self.s.group, self.join, self.s.kernel
 
         def rearranged(w: np.ndarray) -> np.ndarray:
+            w = self.phase.weights(w)
             shaped = joined_weights(w.reshape(*w.shape[:2], *kernel), group, join)
             return pack(shaped[first * vl : stop * vl], t, vl, x_lanes)
 
-        return self.work.memory.packed(self.work.input(1), f"conv {t} {vl} {x_lanes} {join} {first} {stop}", rearranged)
+        recipe = f"conv{self.phase.recipe} {t} {vl} {x_lanes} {join} {first} {stop}"
+        return self.work.memory.packed(self.work.input(1), recipe, rearranged)
 
 
 def _accepts(site: Site) -> str:

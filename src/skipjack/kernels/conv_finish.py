@@ -15,7 +15,8 @@ from skipjack.lang.program import F32
 class Finish:
     """Stores blocks to argument `y`. extras: one letter per argument e0, e1, ...: "c" per map or "r" like the output.
 
-    step: the distance of neighbouring pixels in vectors. masked: the last vector of channels may reach beyond the last map; what lies there is stored as zeros.
+    step: the distance of neighbouring pixels in vectors. masked: the last vector of channels may reach beyond the last
+    map; what lies there is stored as zeros.
     """
 
     k: Kernel
