@@ -179,10 +179,12 @@ def _new_value(old: Any, descriptor: FieldDescriptor, model: Any, rng: random.Ra
     if descriptor.enum_type is not None:
         return rng.choice([v.number for v in descriptor.enum_type.values])
     if descriptor.cpp_type == FieldDescriptor.CPPTYPE_INT32:
-        return rng.choice([0, 1, 2, -1, 7, 16, 2**31 - 1, old + 1])
+        return rng.choice([0, 1, 2, -1, 7, 16, 2**31 - 1, min(old + 1, 99)])
     if descriptor.cpp_type in (FieldDescriptor.CPPTYPE_UINT64, FieldDescriptor.CPPTYPE_UINT32):
         return rng.choice([0, 1, 2**31])
-    return rng.choice([0, 1, 2, 3, -1, -2, 2**31, 2**40, 2**62, -(2**63), old + 1, min(old * 2, 2**62)])
+    return rng.choice(
+        [0, 1, 2, 3, -1, -2, 2**31, 2**40, 2**62, -(2**63), min(old + 1, 2**62), max(-(2**62), min(old * 2, 2**62))]
+    )
 
 
 def run_references(data: bytes, reached: Callable[[str], None]) -> None:
