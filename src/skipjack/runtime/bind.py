@@ -239,7 +239,9 @@ class _Builder:
             for way, part in self.ways(index, bound):
                 launches = way.lower(part)
                 self.buffers.touch(launches)
-                rows += [Row(x, index, way) for x in launches if x.units > 0]
+                candidates = self.b.plan.choices[index].candidates
+                predicted = predicted_us(candidates, part) if way in candidates else {}
+                rows += [Row(x, index, way, predicted) for x in launches if x.units > 0]
         for name in self.made():
             if self.escapes(name) or name in self.b.outputs:
                 buffer = self.buffers.items[self.place(name).buffer]
@@ -269,6 +271,11 @@ def cheapest(candidates: tuple[Lowering, ...], work: Work) -> Lowering:
     if len(candidates) == 1 or any(c.cost is None for c in candidates):
         return candidates[0]
     return min(candidates, key=lambda c: c.cost(work) if c.cost else 0.0)
+
+
+def predicted_us(candidates: tuple[Lowering, ...], work: Work) -> dict[str, float]:
+    """What the candidates of a node expect to take, by name; those without a cost are left out."""
+    return {c.name: c.cost(work) for c in candidates if c.cost is not None}
 
 
 def _copy() -> Lowering:

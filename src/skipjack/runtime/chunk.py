@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from skipjack.codegen.objects import load
-from skipjack.kernels.launch import Bound, Launch, Lowering, Place, float_word
+from skipjack.codegen.objects import Code, load
+from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Place, float_word
 from skipjack.runtime.arena import Interval, place_intervals
 from skipjack.runtime.team import Team
 from skipjack.runtime.walker import ROW_WORDS
@@ -77,6 +77,8 @@ class Row:
     launch: Launch
     node: int
     lowering: Lowering
+    predicted_us: Mapping[str, float]
+    """Lowering name -> predicted time, of those candidates of the node that predict one."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ class Chunk:
         self.rows = rows
         self.buffers = buffers.items
         self._lay_out()
-        self._fill(load([r.launch.spec for r in rows], target).codes if rows else {})
+        self.kernels = load([r.launch.spec for r in rows], target)
+        self._fill(self.kernels.codes)
         self.externals = [b.external for b in self.buffers if b.external]
         self.views: dict[str, np.ndarray] = {}
         self.shapes: dict[str, Bound] = {}
@@ -108,7 +111,7 @@ class Chunk:
         for b, offset in zip(arena, offsets, strict=True):
             b.offset = offset
 
-    def _fill(self, codes: dict) -> None:
+    def _fill(self, codes: Mapping[KernelSpec, Code]) -> None:
         words: list[int] = []
         patches: dict[str, list[tuple[int, int]]] = {}
         starts: list[int] = []
@@ -170,7 +173,7 @@ class Chunk:
         """Run on a team with the addresses of the external values; stamps receives a cycle count before each row and at the end."""
         for name, patch in self.patches.items():
             self.words[patch.words] = patch.offsets + externals[name]
-        team.run(self.table, len(self.rows), self.scratch_bytes, stamps)
+        team.run(self.table, self.scratch_bytes, stamps)
 
 
 def _overlap(a: list[tuple[str, int, int]], b: list[tuple[str, int, int]]) -> bool:

@@ -19,10 +19,14 @@ _ANCHORS = frozenset({(SKIPJACK, "Conv"), (SKIPJACK, "ConvTranspose"), (ONNX, "C
 
 @dataclass(frozen=True)
 class Choice:
-    """How one node runs. candidates are the accepted ways of one layout, best rank first; none means a host step."""
+    """How one node runs. candidates are the accepted ways of one layout, best rank first; none means a host step.
+
+    others: accepted ways that need another layout.
+    """
 
     candidates: tuple[Lowering, ...]
     reason: str
+    others: tuple[Lowering, ...] = ()
 
     @property
     def on_host(self) -> bool:
@@ -69,6 +73,7 @@ class _Planner:
         accepted, refused = self.accepted(node)
         kind, why = self.layout(node, accepted)
         ways = tuple(w for w in accepted if w.layouts == kind)
+        others = tuple(w for w in accepted if w.layouts != kind)
         reason = why if ways else "; ".join(f"{w}: {r}" for w, r in refused.items()) or "no kernel for this operator"
         inputs = tuple(self.wanted(name, kind, index) for index, name in enumerate(node.inputs))
         outputs = node.outputs
@@ -79,7 +84,7 @@ class _Planner:
             outputs = tuple(self.blocked_name(name) for name in node.outputs)
         else:
             self.plain.update(node.outputs)
-        self.add(replace(node, inputs=inputs, outputs=outputs), Choice(ways, reason))
+        self.add(replace(node, inputs=inputs, outputs=outputs), Choice(ways, reason, others))
 
     def add(self, node: Node, choice: Choice) -> None:
         self.nodes.append(node)

@@ -1,0 +1,252 @@
+"""How a program runs: its nodes with kernel, layout, times and reason; the steps they form; the memory they take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from skipjack.core.dims import evaluate, symbols
+from skipjack.ir.graph import Node
+from skipjack.ir.types import TensorType
+from skipjack.kernels.launch import KernelSpec
+from skipjack.runtime.chunk import Chunk, Row
+from skipjack.runtime.run import Program, Stream
+from skipjack.runtime.shapes import Sizes
+from skipjack.runtime.team import Team
+from skipjack.select.choose import Choice
+
+_LEAST_RUNS, _MOST_RUNS, _SECONDS = 5, 50, 0.5
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """One node of the plan. kernel is "host" for a host step and "none" when its output only renames memory.
+
+    Times are None when nothing was measured or no candidate predicts; share is of the whole run.
+    """
+
+    name: str
+    origin: str
+    operator: str
+    kernel: str
+    generators: tuple[str, ...]
+    encoding: str
+    layout: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    predicted_us: float | None
+    measured_us: float | None
+    share: float | None
+    runner_up: str
+    runner_up_predicted_us: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Consecutive nodes [first, end) that run in one call ("segment"), or one node in Python ("host")."""
+
+    kind: str
+    first: int
+    end: int
+    launches: int
+    measured_us: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole program. total_us is the wall time of the best run, Python between the steps included."""
+
+    target: str
+    threads: int
+    nodes: tuple[NodeReport, ...]
+    steps: tuple[StepReport, ...]
+    total_us: float | None
+    runs: int
+    constant_bytes: int
+    packed_bytes: int
+    arena_bytes: int
+    kernels: Mapping[str, int]
+    kernels_compiled: int
+    kernels_from_disk: int
+
+    @property
+    def segments(self) -> int:
+        """Jitted calls per run."""
+        return sum(s.kind == "segment" for s in self.steps)
+
+    @property
+    def host_steps(self) -> int:
+        return sum(s.kind == "host" for s in self.steps)
+
+    @property
+    def kernel_share(self) -> float | None:
+        """The part of the run spent in jitted segments."""
+        if not self.total_us:
+            return None
+        return min(1.0, sum(s.measured_us or 0.0 for s in self.steps if s.kind == "segment") / self.total_us)
+
+
+def explain(program: Program, feeds: Mapping[str, Any], team: Team, *, timed: bool = True) -> Report:
+    """Run the program on these inputs, more than once when timed, and report the quickest run."""
+    stream = _Watched(program)
+    best, best_us = _watch(stream, feeds, team)
+    first, runs, start = best, 1, perf_counter()
+    while timed and runs < _MOST_RUNS and (runs < _LEAST_RUNS or perf_counter() - start < _SECONDS):
+        events, us = _watch(stream, feeds, team)
+        runs += 1
+        if best is first or us < best_us:
+            best, best_us = events, us
+    return _report(program, stream, team, best, best_us if timed else None, runs)
+
+
+@dataclass(frozen=True)
+class _Event:
+    """One step of a run: a chunk with the cycle counts between its rows, or a host step (chunk is None)."""
+
+    first: int
+    chunk: Chunk | None
+    cycles: np.ndarray
+    us: float
+
+
+class _Watched(Stream):
+    """A stream that notes every step with its time."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program)
+        self.events: list[_Event] = []
+
+    def _launch(self, chunk: Chunk, addresses: dict[str, int]) -> None:
+        stamps = np.zeros(len(chunk.rows) + 1, np.int64)
+        start = perf_counter()
+        chunk.run(self._team, addresses, stamps)
+        us = (perf_counter() - start) * 1e6
+        self.events.append(_Event(chunk.start, chunk, np.diff(stamps), us))
+
+    def _host_step(self, index: int, values: dict[str, Any], sizes: Sizes) -> None:
+        start = perf_counter()
+        super()._host_step(index, values, sizes)
+        self.events.append(_Event(index, None, np.zeros(0, np.int64), (perf_counter() - start) * 1e6))
+
+    def known_sizes(self) -> dict[str, int]:
+        """Every size that a bound chunk knew."""
+        return {name: n for _, learned in self._chunks.values() for name, n in learned.items()}
+
+
+def _watch(stream: _Watched, feeds: Mapping[str, Any], team: Team) -> tuple[list[_Event], float]:
+    stream.events = []
+    start = perf_counter()
+    stream.run(feeds, team)
+    return stream.events, (perf_counter() - start) * 1e6
+
+
+def _report(
+    program: Program, stream: _Watched, team: Team, events: list[_Event], total_us: float | None, runs: int
+) -> Report:
+    plan, sizes = program.plan, stream.known_sizes()
+    rows: dict[int, list[Row]] = {}
+    spent: dict[int, float] = {}
+    for event in events:
+        _spread(event, rows, spent)
+    chunks = [e.chunk for e in events if e.chunk is not None]
+    specs: dict[KernelSpec, None] = {s: None for c in chunks for s in c.kernels.codes}
+    generators = [s.generator for s in specs]
+    nodes = tuple(
+        _node(program, i, rows.get(i, []), spent.get(i, 0.0), sizes, total_us) for i in range(len(plan.graph.nodes))
+    )
+    return Report(
+        target=plan.target.name,
+        threads=team.threads,
+        nodes=nodes,
+        steps=tuple(_step(e, total_us is not None) for e in events if e.chunk is None or e.chunk.rows),
+        total_us=total_us,
+        runs=runs,
+        constant_bytes=sum(a.nbytes for a in plan.graph.constants.values()),
+        packed_bytes=program.weights.nbytes,
+        arena_bytes=sum(c.arena.nbytes for c in chunks),
+        kernels={g: generators.count(g) for g in sorted(set(generators))},
+        kernels_compiled=sum(c.kernels.compiled for c in chunks),
+        kernels_from_disk=sum(c.kernels.from_disk for c in chunks),
+    )
+
+
+def _spread(event: _Event, rows: dict[int, list[Row]], spent: dict[int, float]) -> None:
+    """Share the wall time of a step among its nodes as the cycle counts say."""
+    if event.chunk is None:
+        spent[event.first] = event.us
+        return
+    cycles = int(event.cycles.sum()) or 1
+    for row, taken in zip(event.chunk.rows, event.cycles, strict=True):
+        rows.setdefault(row.node, []).append(row)
+        spent[row.node] = spent.get(row.node, 0.0) + event.us * int(taken) / cycles
+
+
+def _step(event: _Event, timed: bool) -> StepReport:
+    us = event.us if timed else None
+    if event.chunk is None:
+        return StepReport("host", event.first, event.first + 1, 0, us)
+    return StepReport("segment", event.chunk.start, event.chunk.end, len(event.chunk.rows), us)
+
+
+def _node(
+    program: Program, index: int, rows: list[Row], us: float, sizes: Mapping[str, int], total_us: float | None
+) -> NodeReport:
+    graph, choice = program.plan.graph, program.plan.choices[index]
+    node = graph.nodes[index]
+    made = graph.types.get(next((o for o in node.outputs if o), ""))
+    t = made if isinstance(made, TensorType) else None
+    kernel = rows[0].lowering.name if rows else "host" if choice.on_host and us else "none"
+    predicted = rows[0].predicted_us if rows else {}
+    second = _runner_up(choice, kernel, predicted)
+    return NodeReport(
+        name=node.origin.name or next((o for o in node.outputs if o), ""),
+        origin=node.origin.op,
+        operator=f"{node.domain}.{node.op}" if node.domain else node.op,
+        kernel=kernel,
+        generators=tuple(dict.fromkeys(r.launch.spec.generator for r in rows)),
+        encoding=_encoding(program, node),
+        layout=str(t.layout) if t else "",
+        dtype=t.dtype.value if t else "",
+        shape=_shape(t, sizes),
+        predicted_us=predicted.get(kernel),
+        measured_us=None if total_us is None else us,
+        share=us / total_us if total_us else None,
+        runner_up=second,
+        runner_up_predicted_us=predicted.get(second),
+        reason=_reason(choice, kernel, predicted),
+    )
+
+
+def _runner_up(choice: Choice, kernel: str, predicted: Mapping[str, float]) -> str:
+    """The next best way: by predicted time, else by rank; ways of another layout come last."""
+    names = [c.name for c in choice.candidates if c.name != kernel]
+    names.sort(key=lambda n: predicted.get(n, float("inf")))
+    names += [f"{c.name} ({c.layouts})" for c in choice.others]
+    return names[0] if names else ""
+
+
+def _reason(choice: Choice, kernel: str, predicted: Mapping[str, float]) -> str:
+    if kernel == "none":
+        return "its output lies in memory that holds the value already"
+    if kernel in predicted and len(predicted) > 1:
+        return f"{choice.reason}; least predicted time of {len(predicted)}"
+    return choice.reason
+
+
+def _encoding(program: Program, node: Node) -> str:
+    """How the node's weights (constants with a row and a column) store their zeros; empty for a node without any."""
+    graph = program.plan.graph
+    types = [graph.types.get(n) for n in node.inputs if n in graph.constants and graph.constants[n].ndim > 1]
+    found = {t.encoding for t in types if isinstance(t, TensorType)}
+    return ", ".join(sorted(found - {"dense"})) or ("dense" if found else "")
+
+
+def _shape(t: TensorType | None, sizes: Mapping[str, int]) -> tuple[int | str, ...]:
+    if t is None or t.shape is None:
+        return ()
+    return tuple(str(d) if symbols(d) - sizes.keys() else evaluate(d, sizes) for d in t.shape)
