@@ -200,6 +200,45 @@ def test_embedding_norms_become_gathers() -> None:
     assert "LayerNormalization" in ops(_finished(graph))
 
 
+MASKS = {"int32[b, s] mask": "rows", "int32[b] mask": "lengths"}
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=MASKS.get)
+def test_packed_attention_becomes_three_linear_layers_and_attention(mask: str) -> None:
+    graph = graph_of(
+        f"(float[b, s, 4] x, {mask}) => (float[b, s, 8] y) {{ "
+        "y = com.microsoft.Attention<num_heads = 2, unidirectional = 1>(x, k, c, mask) }",
+        k=weights(4, 24),
+        c=weights(24, seed=1),
+    )
+    found = ops(_finished(graph))
+    assert found.count("*Linear") == 3
+    assert found[-1] == "*Attention"
+
+
+def test_multi_head_attention_is_brought_to_the_normal_form() -> None:
+    graph = graph_of(
+        """(float[b, s, 8] q, float[b, p, 8] k, float[b, p, 8] v, int32[b, p] mask, float[b, 2, s, p] bias)
+        => (float[b, s, 8] y) {
+        y = com.microsoft.MultiHeadAttention<num_heads = 2, scale = 0.3>(q, k, v, c, mask, bias)
+    }""",
+        c=weights(24),
+    )
+    assert set(ops(_finished(graph))) == {"*Pointwise", "Unsqueeze", "*Attention"}
+
+
+@pytest.mark.parametrize("inputs", ["float[b, s, 8] x, int64[b, s] at", "float[b, 2, s, 4] x, int64[b, s] at"])
+def test_rotary_embedding_of_com_microsoft_is_onnx_s(inputs: str) -> None:
+    out = inputs.split(" x")[0]
+    graph = graph_of(
+        f"({inputs}) => ({out} y) {{ y = com.microsoft.RotaryEmbedding(x, at, cos, sin) }}",
+        cos=weights(6, 2),
+        sin=weights(6, 2, seed=1),
+    )
+    after = _finished(graph)
+    assert [(n.domain, n.op) for n in after.nodes] == [("", "RotaryEmbedding")]
+
+
 def test_fused_activations_are_elementwise() -> None:
     graph = graph_of(
         """(float[b, s, 4] x) => (float[b, s, 4] y) {

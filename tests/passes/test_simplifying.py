@@ -12,6 +12,7 @@ from skipjack.passes.fold_batch_norms import FoldBatchNorms
 from skipjack.passes.fold_pads import FoldPads
 from skipjack.passes.fold_scales import FoldScales
 from skipjack.passes.remove_no_ops import RemoveNoOps
+from skipjack.passes.unwrap_linear import UnwrapLinear
 from tests.passes.building import applied, graph_of, ints, number, ops, weights
 
 NO_OPS = {
@@ -194,3 +195,28 @@ def test_scales_along_another_axis_stay() -> None:
         "(float[b, 4, 3] x) => (float[b, 4, 4] y) { t = MatMul(x, k) y = Mul(t, c) }", k=weights(3, 4), c=weights(4, 1)
     )
     assert ops(applied(STEPS, graph)) == ["*Linear", "Mul"]
+
+
+def test_reshapes_around_a_linear_layer_go() -> None:
+    graph = graph_of(
+        """(float[b, s, 3] x) => (float[b, s, 4] y) {
+        t = Reshape(x, flat) u = Gemm(t, k, c) n = Shape<start = 0, end = 2>(x) m = Concat<axis = 0>(n, last)
+        y = Reshape(u, m)
+    }""",
+        flat=ints(-1, 3),
+        last=ints(4),
+        k=weights(3, 4),
+        c=weights(4, seed=1),
+    )
+    after = applied([CanonicaliseContractions(), FoldScales(), UnwrapLinear()], graph)
+    assert ops(after) == ["*Linear"]
+
+
+def test_reshapes_that_mix_rows_and_features_stay() -> None:
+    graph = graph_of(
+        "(float[b, 2, 4] x) => (float[b, 3, 4] y) { t = Reshape(x, flat) u = MatMul(t, k) y = Reshape(u, back) }",
+        flat=ints(-1, 8),
+        back=ints(-1, 3, 4),
+        k=weights(8, 12),
+    )
+    assert ops(applied([CanonicaliseContractions(), UnwrapLinear()], graph)) == ["Reshape", "*Linear", "Reshape"]

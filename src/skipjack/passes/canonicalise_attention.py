@@ -11,6 +11,7 @@ import numpy as np
 from skipjack.ir.graph import MS, ONNX, SKIPJACK, Attr, Graph, Node
 from skipjack.ir.types import Shape
 from skipjack.passes.canonicalise_contractions import float_attr, int_attr, ints_attr
+from skipjack.passes.decompose_norms import counting
 from skipjack.passes.rewrite import Edit, node
 
 
@@ -179,23 +180,40 @@ def _finish(
 
 
 def _padding_mask(edit: Edit, n: Node, mask: str, keys: str, near: str) -> tuple[list[Node], list[str]] | None:
-    """Nodes and name of the additive mask [B, 1, 1, Sk] for a mask [B, Sk]; None for masks of other shapes."""
+    """Nodes and name of the additive mask [B, 1, 1, Sk] for a mask [B, Sk] or for B lengths; None for other masks."""
     if not mask:
         return [], []
     t, like = edit.tensor(mask), edit.tensor(keys)
-    if t is None or like is None or t.shape is None or len(t.shape) != 2 or not t.dtype.is_int:
+    if t is None or like is None or not t.shape or not like.shape or not t.dtype.is_int:
         return None
     axes = edit.constant(np.array([1, 2], np.int64), f"{near}.axes")
     zero = edit.constant(np.zeros((), t.dtype.np), f"{near}.zero")
     seen = edit.constant(np.zeros((), like.dtype.np), f"{near}.seen")
     hidden = edit.constant(np.array(float_attr(n, "mask_filter_value", -10000.0), like.dtype.np), f"{near}.hidden")
-    wide, test, result = (edit.name(f"{near}.mask.{what}") for what in ("wide", "hidden", "added"))
-    made = [
-        node("Unsqueeze", (mask, axes), wide),
-        node("Equal", (wide, zero), test),
-        node("Where", (test, hidden, seen), result),
-    ]
+    flat, wide, result = (edit.name(f"{near}.mask.{what}") for what in ("hidden", "wide", "added"))
+    if len(t.shape) == 2:
+        made = [node("Equal", (mask, zero), flat)]
+    elif t.shape == like.shape[:1]:
+        made = _beyond(edit, mask, keys, flat)
+    else:
+        return None
+    made += [node("Unsqueeze", (flat, axes), wide), node("Where", (wide, hidden, seen), result)]
     return made, [result]
+
+
+def _beyond(edit: Edit, lengths: str, keys: str, result: str) -> list[Node]:
+    """Whether each key stands at or beyond the length of its row, [B, Sk]."""
+    t = edit.tensor(lengths)
+    assert t is not None, "the caller looked at the type of the lengths"
+    made = counting(edit, keys, 1, f"{result}.positions")
+    typed_positions, column = edit.name(f"{result}.typed"), edit.name(f"{result}.column")
+    axis = edit.constant(np.array([1], np.int64), f"{result}.axis")
+    return [
+        *made,
+        node("Cast", (made[-1].outputs[0],), typed_positions, to=t.dtype.onnx),
+        node("Unsqueeze", (lengths, axis), column),
+        node("GreaterOrEqual", (typed_positions, column), result),
+    ]
 
 
 def _rotary(edit: Edit, n: Node) -> None:

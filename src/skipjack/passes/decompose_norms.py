@@ -78,7 +78,7 @@ def _embed(edit: Edit, n: Node) -> None:
     made = [node("Gather", (words, ids), edit.name(f"{y}.words"), axis=0)]
     terms = [made[0].outputs[0]]
     if not position_ids:
-        made += _counting(edit, ids, 1, f"{y}.positions")
+        made += counting(edit, ids, 1, f"{y}.positions")
         position_ids = made[-1].outputs[0]
     made.append(node("Gather", (positions, position_ids), edit.name(f"{y}.place"), axis=0))
     terms.append(made[-1].outputs[0])
@@ -97,7 +97,7 @@ def _embed(edit: Edit, n: Node) -> None:
     edit.replace(n, made)
 
 
-def _counting(edit: Edit, like: str, axis: int, near: str) -> list[Node]:
+def counting(edit: Edit, like: str, axis: int, near: str) -> list[Node]:
     """0, 1, 2, ... as many as like has on an axis; the last node makes it."""
     zero, one = (
         edit.constant(np.array(0, np.int64), f"{near}.zero"),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from skipjack.core.dtypes import DType
-from skipjack.lang.expr import Expr, arg, cast
+from skipjack.lang.expr import Expr
 
 
 def substitute(e: Expr, replacements: Mapping[int, Expr]) -> Expr:
@@ -59,13 +58,3 @@ def _collect(e: Expr, seen: dict[int, Expr]) -> None:
     seen[id(e)] = e
     for a in e.args:
         _collect(a, seen)
-
-
-def add_argument(index: int, dtype: DType) -> Expr:
-    """Argument 0 plus argument index: the epilogue that adds a bias or a residual."""
-    return arg(0, dtype) + arg(index, dtype)
-
-
-def converted(e: Expr, dtype: DType) -> Expr:
-    """e as an expression of type dtype."""
-    return cast(e, dtype)

@@ -27,6 +27,7 @@ from skipjack.passes.recognise_normalization import RecogniseNormalization
 from skipjack.passes.recognise_rotary import RecogniseRotary
 from skipjack.passes.remove_no_ops import RemoveNoOps
 from skipjack.passes.replace_size_arithmetic import ReplaceSizeArithmetic
+from skipjack.passes.unwrap_linear import UnwrapLinear
 
 
 class Pass(Protocol):
@@ -72,6 +73,8 @@ PASSES: tuple[Pass, ...] = (
     FoldPads(),
     FoldBatchNorms(),
     FoldScales(),
+    # A bias is part of the layer by now, so nothing stands between the layer and its reshapes.
+    UnwrapLinear(),
     # Every pattern above names operators; from here on elementwise ones are anonymous expressions.
     FusePointwise(),
     FuseEpilogues(),
