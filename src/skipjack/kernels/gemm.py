@@ -15,7 +15,7 @@ from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK
 from skipjack.kernels.emit import load_as
 from skipjack.kernels.epilogue import Epilogue, Tile, accepts_epilogue, epilogue_of, extras_of, finish_tile
-from skipjack.kernels.gemm_block import Operand, Shape, block_shape, multiply_block
+from skipjack.kernels.gemm_block import Operand, Shape, Terms, block_shape, multiply_block
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Place, Site, Work, generator, lowering
 from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import I64, PTR, Program
@@ -131,7 +131,7 @@ class _Unit:
                     rows, at = row_hi - row_lo, row_lo - first_row
                     out = Operand(c.at(at * self.c_pitch), self.c_pitch)
                     block_x = Operand(step_x.pointer.at(at * step_x.pitch), step_x.pitch)
-                    multiply_block(k, self.s, rows, block_x, panel_w, count, out, step.eq(0))
+                    multiply_block(k, self.s, rows, Terms(block_x, panel_w, out, count, step.eq(0)))
                     with k.when(step.eq(steps - 1)):
                         self._finish(out.pointer, rows, self.batch_row + row_lo, panel)
 

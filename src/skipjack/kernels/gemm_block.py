@@ -6,6 +6,7 @@ multiply-adds in ascending k, so its bits do not depend on how rows are cut into
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skipjack.lang.kernel import Kernel, V
@@ -47,31 +48,42 @@ class Operand:
         return self.pointer.at(self.pitch * index)
 
 
-def multiply_block(k: Kernel, s: Shape, rows: V, x: Operand, w: Operand, count: V, c: Operand, fresh: V) -> None:
-    """C (+)= X W for 1 <= rows <= s.rows and count steps of K; fresh (i1): C starts from zero instead of its content."""
+@dataclass(frozen=True)
+class Terms:
+    """Where a block reads and writes: C (+)= X W over count steps of K; fresh (i1): C starts from zero."""
+
+    x: Operand
+    w: Operand
+    c: Operand
+    count: V
+    fresh: V
+
+
+def multiply_block(k: Kernel, s: Shape, rows: V, terms: Terms, heights: Sequence[int] = ()) -> None:
+    """One block of 1 <= rows <= s.rows. It computes and writes the least of `heights` (default: any) that holds rows."""
+    sizes = list(heights) or list(range(1, s.rows + 1))
 
     def choose(low: int, high: int) -> None:
         if low == high:
-            _body(k, s, low, x, w, count, c, fresh)
+            _body(k, s, sizes[low], terms)
             return
         middle = (low + high) // 2
-        k.branch(rows <= middle, lambda: choose(low, middle), lambda: choose(middle + 1, high))
+        k.branch(rows <= sizes[middle], lambda: choose(low, middle), lambda: choose(middle + 1, high))
 
-    choose(1, s.rows)
+    choose(0, len(sizes) - 1)
 
 
-def _body(k: Kernel, s: Shape, rows: int, x: Operand, w: Operand, count: V, c: Operand, fresh: V) -> None:
+def _body(k: Kernel, s: Shape, rows: int, terms: Terms) -> None:
+    x, w, c = terms.x, terms.w, terms.c
     acc = [[k.var(k.zero(s.vector)) for _ in range(s.vectors)] for _ in range(rows)]
     step = 4 * s.vl
-    with k.when(fresh.eq(0)):
+    with k.when(terms.fresh.eq(0)):
         for r in range(rows):
             for t in range(s.vectors):
                 acc[r][t].set(c.row(r).at(t * step).load(s.vector))
-    with k.loop(count) as i:
+    with k.loop(terms.count) as i:
         weights_at = w.pointer.at(i * w.pitch)
         weights = [weights_at.at(t * step).load(s.vector) for t in range(s.vectors)]
-        for line in range(0, 4 * s.columns, 64):
-            if rows <= PF_ROWS: k.prefetch(weights_at.at(PF + line))
         for r in range(rows):
             value = x.pointer.at(i, 4).at(x.pitch * r).load(F32, 4).splat(s.vl)
             for t in range(s.vectors):

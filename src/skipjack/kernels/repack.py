@@ -35,10 +35,8 @@ def transpose(rows: Sequence[V]) -> list[V]:
     return out
 
 
-def transpose_tile(k: Kernel, source: V, pitch: V | int, limits: tuple[V, V], dtype: DType, lanes: int) -> list[V]:
-    """Column c of the lanes x lanes tile at source as value c; rows and columns past the limits repeat or are zero."""
-    rows, columns = limits
-    mask = k.below(columns, lanes)
+def transpose_tile(k: Kernel, source: V, pitch: V | int, rows: V, mask: V | None, dtype: DType, lanes: int) -> list[V]:
+    """Column c of the lanes x lanes tile at source as value c; past `rows` the last row repeats, off the mask are zeros."""
     loaded: list[V] = []
     for r in range(lanes):
         at = source.at(k.min(rows - 1, r) * pitch)
@@ -82,7 +80,8 @@ def pack_transposed(target: Target, symbol: str, dtype: DType) -> Program:
         stored = k.below(a.stored - row, lanes)
         with k.loop(a.columns, 0, lanes) as column:
             left = a.columns - column
-            tile = transpose_tile(k, source.at(column * size), a.columns * size, (a.rows - row, left), dtype, lanes)
+            mask = k.below(left, lanes)
+            tile = transpose_tile(k, source.at(column * size), a.columns * size, a.rows - row, mask, dtype, lanes)
             for i, values in enumerate(tile):
                 with k.when(left > i):
                     out.at((column + i) * a.pitch).store_masked(values, stored)
