@@ -132,6 +132,14 @@ def test_spelled_out_rotation_is_one_node() -> None:
     assert ops(_finished(graph)) == ["*Pointwise", "*Pointwise", "RotaryEmbedding"]
 
 
+def test_angles_without_a_batch_are_tables_of_batch_one() -> None:
+    angles = "e = Concat<axis = -1>(a, a) c = Cos(e) d = Sin(e) "
+    graph = graph_of(f"(float[b, 2, s, 4] x, float[s, 2] a) => (float[b, 2, s, 4] y) {{ {angles} {ROTARY} }}", **SLICES)
+    after = _finished(graph)
+    assert ops(after)[-1] == "RotaryEmbedding"
+    assert [after.tensor(i).rank for i in after.nodes[-1].inputs] == [4, 3, 3]
+
+
 def test_rotation_of_split_heads_is_done_before_the_split() -> None:
     inputs = "float[b, s, 8] z, float[b, s, 2] a, float[b, 2, s, 4] k"
     rotated = "r = Reshape(z, split) x = Transpose<perm = [0, 2, 1, 3]>(r) " + ANGLES + ROTARY.replace("y =", "q =")
