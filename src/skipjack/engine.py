@@ -100,6 +100,7 @@ class Engine:
         self._pool = context.value if context else TeamPool(cores, self._num_streams, self._scheduler)
         self._compiled = compile_graph(model, self._batch_size, input_shapes)
         self._specs = session_inputs.input_specs(self._compiled.graph)
+        self._checks = session_inputs.Checks(self._specs)
         self._idle: list[Stream] = []
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
@@ -119,29 +120,31 @@ class Engine:
 
     def run(self, inp: Any, val_inp: bool = True) -> list[Any]:
         """The outputs for one list of input arrays; val_inp checks the inputs first."""
-        arrays = session_inputs.as_list(self._specs, inp)
+        arrays = inp if type(inp) is list and len(inp) == len(self._specs) else session_inputs.as_list(self._specs, inp)
         if val_inp:
-            session_inputs.check(self._specs, arrays)
-        with self._pool.team() as team:
+            self._checks.check(arrays)
+        team = self._pool.acquire()
+        try:
             stream = self._take()
             try:
-                return stream.run({s.name: a for s, a in zip(self._specs, arrays, strict=True)}, team)
+                return stream.call(arrays, team)
             finally:
                 self._give(stream)
+        finally:
+            self._pool.release(team)
 
     __call__ = run
 
     def _take(self) -> Stream:
         if self._pid != os.getpid():
             self._pid, self._lock, self._executor = os.getpid(), threading.Lock(), None
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return Stream(self._compiled.program)
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Stream(self._compiled.program)
 
     def _give(self, stream: Stream) -> None:
-        with self._lock:
-            self._idle.append(stream)
+        self._idle.append(stream)
 
     def mapped_run(self, inp: Any, val_inp: bool = True) -> dict[str, Any]:
         """Like run, as a dictionary from output name to array."""

@@ -39,11 +39,14 @@ def _aligned_words(count: int) -> np.ndarray:
 
 
 class Team:
-    """threads workers, the caller among them. One run at a time: the owner locks."""
+    """A fixed number of threads, the caller among them. One run at a time: the owner locks.
+
+    cores are where workers are pinned when they start; the owner may change them before the first run.
+    """
 
     def __init__(self, threads: int, cores: list[int] | None = None) -> None:
         self.threads = threads
-        self._cores = cores
+        self.cores: list[int] = cores or []
         self._platform: Platform = platform()
         library = walker.library()
         self._run = _RUN(library.address("run"))
@@ -60,27 +63,23 @@ class Team:
         self.control[walker.THREADS] = self.threads
         self.control[walker.YIELD] = _yield_address()
         self._scratch = np.zeros(0, np.uint8)
+        self._stride = 0
+        self._table: np.ndarray | None = None
         self._workers: list[threading.Thread] = []
 
     def _spawn(self) -> None:
         spins = knobs.SPIN_US.get() * _SPINS_PER_US
         for index in range(1, self.threads):
-            core = self._cores[index % len(self._cores)] if self._cores else None
+            core = self.cores[index % len(self.cores)] if self.cores else None
             args = (self._work, self._platform, self.control, index, spins, core)
             worker = threading.Thread(target=_live, args=args, daemon=True, name=f"skipjack-{index}")
             worker.start()
             self._workers.append(worker)
 
-    def run(self, table: np.ndarray, rows: int, scratch_bytes: int, stamps: np.ndarray | None = None) -> None:
+    def run(self, table: np.ndarray, scratch_bytes: int, stamps: np.ndarray | None = None) -> None:
         """Walk a table (int64 rows of kernel, arguments, units, barrier) with every thread; returns when all are done."""
-        if self._pid != os.getpid():
-            self._start()
-        control = self.control
-        if scratch_bytes * self.threads > self._scratch.nbytes or not self._scratch.nbytes:
-            self._grow(scratch_bytes)
-        control[walker.TABLE] = table.ctypes.data
-        control[walker.ROWS] = rows
-        control[walker.STAMPS] = 0 if stamps is None else stamps.ctypes.data
+        if self._table is not table or self._pid != os.getpid() or stamps is not None:
+            self._load(table, scratch_bytes, stamps)
         if self.threads > 1:
             if not self._workers:
                 self._spawn()
@@ -88,16 +87,23 @@ class Team:
                 self._platform.wake(self._address)
         self._run(self._argument)
 
+    def _load(self, table: np.ndarray, scratch_bytes: int, stamps: np.ndarray | None) -> None:
+        if self._pid != os.getpid():
+            self._start()
+        if scratch_bytes > self._stride or not self._scratch.nbytes:
+            self._grow(scratch_bytes)
+        self.control[walker.TABLE] = table.ctypes.data
+        self.control[walker.ROWS] = len(table)
+        self.control[walker.STAMPS] = 0 if stamps is None else stamps.ctypes.data
+        self._table = table if stamps is None else None
+
     def _grow(self, scratch_bytes: int) -> None:
         stride = -(-max(scratch_bytes, 64) // 4096) * 4096 + 4096
+        self._stride = stride - 4096
         self._scratch = np.zeros(stride * self.threads + 4096, np.uint8)
         start = self._scratch.ctypes.data
         self.control[walker.SCRATCH] = -(-start // 4096) * 4096
         self.control[walker.SCRATCH_STRIDE] = stride
-
-    def run_prepared(self) -> None:
-        """Walk what the control block names already; for a team of one thread."""
-        self._run(self._argument)
 
     def close(self) -> None:
         """End the workers; the team may not run again."""

@@ -16,6 +16,7 @@ from skipjack.ir.types import TensorType
 
 _KEEPS_IDS = frozenset({"Cast", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Flatten", "Expand", "Slice", "Concat"})
 _DEFAULT_SEQUENCE, _DEFAULT_IMAGE = 128, 224
+_REMEMBERED = 256
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,29 @@ def as_list(specs: Sequence[InputSpec], given: Any) -> list[Any]:
     return list(given)
 
 
+class Checks:
+    """The checks of one model; shapes and element types that passed once are only compared the next time."""
+
+    def __init__(self, specs: Sequence[InputSpec]) -> None:
+        self._specs = specs
+        self._passed: set[tuple[Any, ...]] = set()
+        self._indexed = tuple(i for i, s in enumerate(specs) if s.index_bound is not None)
+
+    def check(self, arrays: Sequence[Any]) -> None:
+        """InputError for the first array that does not fit."""
+        try:
+            key = tuple([(a.shape, a.dtype, a.flags.c_contiguous) for a in arrays])
+        except AttributeError:
+            key = ()
+        if key not in self._passed:
+            check(self._specs, arrays)
+            if key and len(self._passed) < _REMEMBERED and all(isinstance(a, np.ndarray) for a in arrays):
+                self._passed.add(key)
+            return
+        for index in self._indexed:
+            _check_indices(self._specs[index], arrays[index])
+
+
 def check(specs: Sequence[InputSpec], arrays: Sequence[Any]) -> None:
     """InputError for the first array that does not fit: its kind, element type, rank, sizes, contiguity or indices."""
     sizes: dict[str, int] = {}
@@ -96,10 +120,16 @@ def _check_one(spec: InputSpec, declared: TensorType, array: Any, sizes: dict[st
         _check_size(where, axis, d, n, sizes)
     if not array.flags.c_contiguous:
         raise InputError(f"{where}: expected a C-contiguous array; use numpy.ascontiguousarray")
+    _check_indices(spec, array)
+
+
+def _check_indices(spec: InputSpec, array: np.ndarray) -> None:
     if spec.index_bound is not None and array.size:
         low, high = int(array.min()), int(array.max())
         if low < -spec.index_bound or high >= spec.index_bound:
-            raise InputError(f"{where}: expected indices below {spec.index_bound}, got values from {low} to {high}")
+            raise InputError(
+                f"input {spec.name!r}: expected indices below {spec.index_bound}, got values from {low} to {high}"
+            )
 
 
 def _check_size(where: str, axis: int, d: Dim, n: int, sizes: dict[str, int]) -> None:

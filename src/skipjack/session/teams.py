@@ -87,18 +87,41 @@ class TeamPool:
         self._idle: dict[int, list[Team]] = {}
         self._running = 0
 
-    @contextmanager
-    def team(self) -> Iterator[Team]:
-        """A team for one run."""
+    def acquire(self) -> Team:
+        """A team for one run; waits until the scheduler has one. `release` gives it back."""
         if self._pid != os.getpid():
             self._reset()
-        cores = self._take()
-        idle = self._idle.setdefault(len(cores), [])
-        team = idle.pop() if idle else Team(len(cores), cores if len(cores) > 1 else None)
+        with self._changed:
+            while not (width := self._width()):
+                self._changed.wait()
+            self._running += 1
+            idle = self._idle.get(width)
+            if idle and width == len(self.cores):
+                self._free_cores = []
+                return idle.pop()
+            taken, self._free_cores = self._free_cores[:width], self._free_cores[width:]
+            team = idle.pop() if idle else Team(width)
+            team.cores = taken
+            return team
+
+    def release(self, team: Team) -> None:
+        """Give a team back; the next waiting request may run."""
+        if self._pid != os.getpid():
+            return
+        with self._changed:
+            self._running -= 1
+            self._free_cores = sorted(self._free_cores + team.cores) if self._free_cores else team.cores
+            self._idle.setdefault(team.threads, []).append(team)
+            self._changed.notify()
+
+    @contextmanager
+    def team(self) -> Iterator[Team]:
+        """acquire and release around a block."""
+        team = self.acquire()
         try:
             yield team
         finally:
-            self._give(cores, team)
+            self.release(team)
 
     def _width(self) -> int:
         """Cores the next request gets; 0 when it must wait."""
@@ -107,21 +130,6 @@ class TeamPool:
         if self.scheduler is Scheduler.elastic and self.streams > 1:
             return -(-len(self._free_cores) // 2)
         return min(max(1, len(self.cores) // self.streams), len(self._free_cores))
-
-    def _take(self) -> list[int]:
-        with self._changed:
-            while not (width := self._width()):
-                self._changed.wait()
-            self._running += 1
-            taken, self._free_cores = self._free_cores[:width], self._free_cores[width:]
-            return taken
-
-    def _give(self, cores: list[int], team: Team) -> None:
-        with self._changed:
-            self._running -= 1
-            self._free_cores = sorted(self._free_cores + cores)
-            self._idle.setdefault(len(cores), []).append(team)
-            self._changed.notify()
 
     def close(self) -> None:
         """End the threads of idle teams."""
