@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from harness import run_lowering
 
 import skipjack.kernels.conv_depthwise
 import skipjack.kernels.conv_direct
+import skipjack.kernels.conv_plain
 import skipjack.kernels.conv_transpose
 import skipjack.kernels.conv_winograd
 import skipjack.kernels.layout
 import skipjack.kernels.pool
+import skipjack.kernels.pool_plain
 import skipjack.ops.layout
 import skipjack.ops.pool  # noqa: F401
 from skipjack.core.dtypes import DType
@@ -107,6 +110,36 @@ DIRECT = [
 @pytest.mark.parametrize("shape,maps,kernel,options", DIRECT)
 def test_direct(shape, maps, kernel, options, target: Target) -> None:
     check_conv("conv_direct", shape, maps, kernel, target=target, **options)
+
+
+PLAIN_CONVS = [
+    ((1, 6, 7, 9), 8, (3, 3), {"pads": (1, 1, 1, 1), "group": 2, "extras": "cr"}),
+    ((2, 5, 23), 3, (5,), {"strides": (2,), "pads": (2, 1), "dilations": (2,), "extras": "c"}),
+    ((1, 4, 3, 5, 40), 4, (2, 3, 3), {"pads": (0, 1, 1, 1, 1, 1), "group": 4}),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("shape,maps,kernel,options", PLAIN_CONVS)
+def test_plain(shape, maps, kernel, options, target: Target) -> None:
+    check_conv("conv_plain", shape, maps, kernel, target=target, **options)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_plain_types(dtype, stride: int) -> None:
+    rng = np.random.default_rng(5)
+    x, w = (rng.standard_normal(s).astype(dtype) for s in ((1, 4, 6, 19), (8, 4, 3, 3)))
+    attrs = {"pads": (1, 1, 1, 1), "strides": (stride, stride)}
+    want = conv(x.astype(np.float64), w.astype(np.float64), (stride, stride), (1,) * 4, (1, 1), 1)
+    d = DType.from_numpy(x.dtype)
+    entry = named(SKIPJACK, "Conv", "conv_plain")
+    for target in TARGETS:
+        got = run_lowering(
+            entry, Node("Conv", ("x", "w"), ("y",), attrs, SKIPJACK), [x, w], [(d, want.shape)], target=target
+        )[0]
+        bits = {2: 8 if d is DType.BF16 else 11}.get(x.dtype.itemsize, 40)
+        np.testing.assert_allclose(got.astype(np.float64), want, rtol=2.0**-bits, atol=2.0**-bits * 0.1)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
@@ -211,6 +244,15 @@ def test_transposed_phases(shape, weight, options, target: Target) -> None:
     check_transposed("conv_transpose_phases", shape, weight, target, **options)
 
 
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "shape,weight,options",
+    [*TRANSPOSED, ((1, 6, 5, 9), (6, 2, 3, 3), {"strides": (3, 2), "dilations": (2, 2), "group": 3, "extras": "c"})],
+)
+def test_transposed_plain(shape, weight, options, target: Target) -> None:
+    check_transposed("conv_transpose_plain", shape, weight, target, **options)
+
+
 @pytest.mark.parametrize("name", ["conv_direct", "conv_winograd2", "conv_winograd4"])
 def test_a_batch_has_the_bits_of_its_images(name: str) -> None:
     rng = np.random.default_rng(3)
@@ -263,6 +305,34 @@ def test_pool(op: str, shape, attrs, target: Target) -> None:
 @pytest.mark.parametrize("shape", [(2, 20, 7, 7), (1, 16, 1, 1), (1, 33, 50)])
 def test_global_pool(op: str, shape, target: Target) -> None:
     check_op("global_pool_blocked", op, np.random.default_rng(1).standard_normal(shape, np.float32), {}, target)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+@pytest.mark.parametrize("shape,attrs", POOLS)
+def test_pool_plain(op: str, shape, attrs, target: Target) -> None:
+    if op != "AveragePool":
+        attrs = {k: v for k, v in attrs.items() if k != "count_include_pad"}
+    if op == "LpPool":
+        attrs = {**attrs, "p": 3}
+    x = np.random.default_rng(1).standard_normal(shape, np.float32)
+    check_op("pool_plain", op, x, attrs, target)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8, np.int8, np.float64])
+@pytest.mark.parametrize("order", [0, 1])
+def test_max_pool_indices(dtype, order: int, target: Target) -> None:
+    x = (np.random.default_rng(2).standard_normal((2, 3, 9, 20)) * 90).astype(dtype)
+    attrs = {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1), "storage_order": order}
+    check_op("pool_plain", "MaxPool", x, attrs, target, n_out=2, exact=True)
+
+
+@pytest.mark.parametrize("op", ["GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_global_pool_plain(op: str, dtype) -> None:
+    x = np.random.default_rng(2).standard_normal((2, 3, 9, 20)).astype(dtype)
+    check_op("global_pool_plain", op, x, {}, host())
 
 
 def test_max_pool_keeps_nan() -> None:

@@ -41,6 +41,12 @@ def pads_before(work: Work) -> tuple[int, int, int]:
     return found[0], found[1], found[2]
 
 
+def transposed_steps(work: Work) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """(strides, dilations) of the node."""
+    rank = len(work.input(0).shape) - 2
+    return _three(work, "strides", rank), _three(work, "dilations", rank)
+
+
 def _flipped(w: np.ndarray, group: int, first: Sequence[int], step: Sequence[int]) -> np.ndarray:
     """[C, M / group, kernel] as the weights [M, C / group, taps] of a convolution over every step-th tap, reversed."""
     c, m = w.shape[:2]
