@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from skipjack.runtime.address import address_of
 from skipjack.runtime.chunk import Chunk
 from skipjack.runtime.team import Team
 
@@ -36,13 +37,13 @@ class Direct:
         """The outputs; arrays have the shapes the chunk was bound to."""
         words = self._words
         for array, spots in zip(arrays, self._inputs):
-            address = array.__array_interface__["data"][0]
+            address = address_of(array)
             for index, offset in spots:
                 words[index] = address + offset
         results: list[np.ndarray] = []
         for shape, dtype, spots in self._outputs:
             array = np.empty(shape, dtype)
-            address = array.__array_interface__["data"][0]
+            address = address_of(array)
             for index, offset in spots:
                 words[index] = address + offset
             results.append(array)

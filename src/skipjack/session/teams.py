@@ -86,19 +86,23 @@ class TeamPool:
         self._free_cores = list(self.cores)
         self._idle: dict[int, list[Team]] = {}
         self._running = 0
+        self._turn = threading.Lock()
+        self._sole: Team | None = None
 
     def acquire(self) -> Team:
         """A team for one run; waits until the scheduler has one. `release` gives it back."""
         if self._pid != os.getpid():
             self._reset()
+        if self.streams == 1:
+            self._turn.acquire()
+            if self._sole is None:
+                self._sole = Team(len(self.cores), self.cores)
+            return self._sole
         with self._changed:
             while not (width := self._width()):
                 self._changed.wait()
             self._running += 1
             idle = self._idle.get(width)
-            if idle and width == len(self.cores):
-                self._free_cores = []
-                return idle.pop()
             taken, self._free_cores = self._free_cores[:width], self._free_cores[width:]
             team = idle.pop() if idle else Team(width)
             team.cores = taken
@@ -108,9 +112,12 @@ class TeamPool:
         """Give a team back; the next waiting request may run."""
         if self._pid != os.getpid():
             return
+        if self.streams == 1:
+            self._turn.release()
+            return
         with self._changed:
             self._running -= 1
-            self._free_cores = sorted(self._free_cores + team.cores) if self._free_cores else team.cores
+            self._free_cores = sorted(self._free_cores + team.cores)
             self._idle.setdefault(team.threads, []).append(team)
             self._changed.notify()
 
@@ -134,7 +141,6 @@ class TeamPool:
     def close(self) -> None:
         """End the threads of idle teams."""
         with self._changed:
-            for teams in self._idle.values():
-                for team in teams:
-                    team.close()
-            self._idle = {}
+            for team in [t for teams in self._idle.values() for t in teams] + [t for t in (self._sole,) if t]:
+                team.close()
+            self._idle, self._sole = {}, None
