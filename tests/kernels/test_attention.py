@@ -1,4 +1,4 @@
-"""Attention against its reference: layouts, heads that share keys, masks, causality, odd sizes, and independent bits."""
+"""Attention against its reference: layouts, shared heads, masks, causality, odd sizes, and independent bits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def node_of(inputs: list[Any], layouts: str, heads: tuple[int, int], **attrs: An
     return Node("Attention", tuple(f"i{n}" for n in range(len(inputs))), ("y",), given, SKIPJACK)
 
 
-def check(inputs: list[Any], layouts: str, heads: tuple[int, int], target: Target, atol: float = 2e-5, **attrs: Any) -> np.ndarray:
+def check(
+    inputs: list[Any], layouts: str, heads: tuple[int, int], target: Target, atol: float = 2e-5, **attrs: Any
+) -> np.ndarray:
     node = node_of(inputs, layouts, heads, **attrs)
     want = run_node(node, inputs)[0]
     types = [(DType.from_numpy(want.dtype), want.shape)]
@@ -46,7 +48,9 @@ def check(inputs: list[Any], layouts: str, heads: tuple[int, int], target: Targe
     return results[0]
 
 
-def operands(b: int, heads: tuple[int, int], sq: int, sk: int, d: int, dv: int, layouts: str = "hhhh") -> list[np.ndarray]:
+def operands(
+    b: int, heads: tuple[int, int], sq: int, sk: int, d: int, dv: int, layouts: str = "hhhh"
+) -> list[np.ndarray]:
     q, k, v = made(b, heads[0], sq, d), made(b, heads[1], sk, d), made(b, heads[1], sk, dv)
     return [laid_out(x, "bsf" if c == "f" else "bhsd") for x, c in zip((q, k, v), layouts, strict=False)]
 
@@ -74,7 +78,9 @@ def test_causal(heads: tuple[int, int], sq: int, sk: int, offset: str, target: T
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
-@pytest.mark.parametrize("shape", [(2, 4, 21, 150), (1, 1, 21, 150), (2, 1, 1, 150), (4, 21, 150), (21, 1), (150,), (1, 4, 21, 1)])
+@pytest.mark.parametrize(
+    "shape", [(2, 4, 21, 150), (1, 1, 21, 150), (2, 1, 1, 150), (4, 21, 150), (21, 1), (150,), (1, 4, 21, 1)]
+)
 @pytest.mark.parametrize("kind", [np.float32, np.bool_, np.float16, np.float64], ids=lambda k: k.__name__)
 def test_masks(shape: tuple[int, ...], kind: type, target: Target) -> None:
     mask = made(*shape) > 0 if kind is np.bool_ else made(*shape).astype(kind)

@@ -65,7 +65,9 @@ def test_sizes(entry: Lowering, m: int, k: int, n: int, ta: int, tb: int, target
     np.testing.assert_allclose(got, 0.5 * reference(a, b, ta, tb), rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("a_batch, b_batch", [((2, 1), (3,)), ((), (2, 2)), ((4,), ()), ((2, 3), (2, 3)), ((1, 3), (2, 1))])
+@pytest.mark.parametrize(
+    "a_batch, b_batch", [((2, 1), (3,)), ((), (2, 2)), ((4,), ()), ((2, 3), (2, 3)), ((1, 3), (2, 1))]
+)
 @pytest.mark.parametrize("entry", [MATMUL, MATMUL_PLAIN], ids=lambda e: e.name)
 def test_batches_broadcast(entry: Lowering, a_batch: tuple[int, ...], b_batch: tuple[int, ...]) -> None:
     a, b = made(*a_batch, 5, 20), made(*b_batch, 20, 37)
@@ -87,7 +89,9 @@ def test_epilogue_and_threads(target: Target) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
-@pytest.mark.parametrize("kind", [np.float64, np.int32, np.int64, np.uint8, np.int8, np.uint32], ids=lambda t: t.__name__)
+@pytest.mark.parametrize(
+    "kind", [np.float64, np.int32, np.int64, np.uint8, np.int8, np.uint32], ids=lambda t: t.__name__
+)
 @pytest.mark.parametrize("tb", [0, 1])
 def test_other_types(kind: type, tb: int, target: Target) -> None:
     a = made(2, 9, 21, dtype=kind)

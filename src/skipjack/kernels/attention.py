@@ -1,14 +1,15 @@
 """Attention in f32 without a matrix of all scores.
 
-A unit is one batch, one key head and a group of rows; a row is one query of one query head of that key head. Keys and
-values come in chunks: both are packed in panels in scratch, scores of the chunk are made, the running maximum and sum of
-every row are updated, and the chunk's probabilities times values are added to the row's output. The softmax of a row and
-its chunks do not depend on how rows are grouped, so neither do its bits.
+A unit is one batch, one key head and a group of rows; a row is one query of one query head of that key head. Keys
+and values come in chunks: both are packed in panels in scratch, scores of the chunk are made, the running maximum and
+sum of every row are updated, and the chunk's probabilities times values are added to the row's output. The softmax of
+a row and its chunks do not depend on how rows are grouped, so neither do its bits.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from skipjack.core.dtypes import DType
@@ -53,7 +54,7 @@ def heights(s: Shape) -> list[int]:
 
 
 class _Scratch:
-    """Offsets in bytes: packed keys and values of a chunk, then rows of queries, scores, outputs, then sums and maxima."""
+    """Offsets in bytes: packed keys and values of a chunk; rows of queries, scores, outputs; maxima and sums."""
 
     def __init__(self, s: Shape, spec: AttentionSpec) -> None:
         self.rows = s.rows * (_GROUP_BLOCKS + 1)
@@ -118,7 +119,7 @@ class _Unit:
     def _buffer(self, offset: int, r: V) -> V:
         return self.k.scratch.at(offset).at(r * self.at.pitch)
 
-    def _vectors(self, n: int):  # noqa: ANN202
+    def _vectors(self, n: int) -> Iterator[tuple[int, V | None]]:
         """(first element, mask or None) of the vectors that hold n elements."""
         for i in range(0, n, self.s.vl):
             left = n - i

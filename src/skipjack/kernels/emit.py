@@ -99,7 +99,7 @@ def to_memory(k: Kernel, x: V, dtype: DType) -> V:
 
 
 def load_as(k: Kernel, pointer: V, dtype: DType, lanes: int, mask: V | None = None) -> V:
-    """Elements at pointer in the form they are computed in; lanes off the mask are zero and not touched. lanes 0: one."""
+    """Elements at pointer in the form they are computed in (lanes 0: one); off the mask they are zero and not touched."""
     ty = Ty(_MEMORY[dtype].elt, lanes)
     if dtype is DType.F16 and mask is not None:
         raw = pointer.load_masked(ty.of(I16), mask).bitcast(ty)

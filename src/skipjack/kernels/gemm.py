@@ -1,8 +1,8 @@
 """Linear layers with f32 arithmetic: row-major activations times constant weights packed in panels.
 
 W is packed [panel][K][T * vl], the last panel filled up with zeros. A unit is a group of row blocks times a group of
-panels. Within a unit K advances in steps of a fixed size; the rows of X for one step are copied to scratch (one
-pitch, no two rows in the same cache sets) and used by all panels of the unit; accumulators wait in scratch between steps.
+panels. Within a unit K advances in steps of a fixed size; where rows of X would meet in the same cache sets, those of
+one step are first copied to scratch. Accumulators wait in scratch between steps.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ def gemm(target: Target, symbol: str, spec: GemmSpec) -> Program:
 
 def _accepts(site: Site) -> str:
     x, w = site.inputs[0], site.inputs[1]
-    assert x is not None and w is not None, "a Linear node lacks an operand"
+    assert x is not None, "a Linear node lacks its input"
+    assert w is not None, "a Linear node lacks its weight"
     if site.constants[1] is None:
         return "its weight is not constant"
     if x.dtype not in _FLOATS or w.dtype not in _FLOATS:

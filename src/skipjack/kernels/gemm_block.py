@@ -14,7 +14,6 @@ from skipjack.lang.program import F32, Ty
 from skipjack.targets.target import Target
 
 
-PF,PF_ROWS=4096,8
 @dataclass(frozen=True)
 class Shape:
     """What fits the registers of a target: at most `rows` x `vectors` accumulators of `vl` lanes."""
@@ -60,7 +59,7 @@ class Terms:
 
 
 def multiply_block(k: Kernel, s: Shape, rows: V, terms: Terms, heights: Sequence[int] = ()) -> None:
-    """One block of 1 <= rows <= s.rows. It computes and writes the least of `heights` (default: any) that holds rows."""
+    """A block of 1 <= rows <= s.rows: computes and writes the least of `heights` (default: any) that holds rows."""
     sizes = list(heights) or list(range(1, s.rows + 1))
 
     def choose(low: int, high: int) -> None:

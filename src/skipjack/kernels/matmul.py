@@ -1,4 +1,4 @@
-"""Products of two computed matrices: f32 packs the right one into panels and runs the gemm; other types run a plain loop."""
+"""Products of two computed matrices: in f32 the right one is packed and the gemm runs; other types run a plain loop."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def _epilogue(work: Work) -> Epilogue:
 
 def _accepts(site: Site) -> str:
     a, b = site.inputs[0], site.inputs[1]
-    assert a is not None and b is not None, "a MatMul node lacks an operand"
+    assert a is not None, "a MatMul node lacks its left operand"
+    assert b is not None, "a MatMul node lacks its right operand"
     if a.dtype not in _FLOATS or b.dtype not in _FLOATS:
         return f"computes in f32, the operands are {a.dtype.value} and {b.dtype.value}"
     return accepts_epilogue(site)
@@ -172,7 +173,8 @@ def _strided(k: Kernel, at: V, dtype: DType, lanes: int, mask: V) -> V:
 
 def _accepts_plain(site: Site) -> str:
     a, b = site.inputs[0], site.inputs[1]
-    assert a is not None and b is not None, "a matrix product lacks an operand"
+    assert a is not None, "a matrix product lacks its left operand"
+    assert b is not None, "a matrix product lacks its right operand"
     both_half = a.dtype in _FLOATS and b.dtype in _FLOATS
     if not both_half and (a.dtype is not b.dtype or a.dtype not in _PLAIN):
         return f"no product of {a.dtype.value} and {b.dtype.value}"
@@ -199,7 +201,9 @@ def _lower_plain(work: Work) -> list[Launch]:
     spec = KernelSpec("matmul_plain", (a.dtype, b.dtype, p.trans_b, _epilogue(work)))
     words = (p.rows, p.depth, p.columns, *a_strides, *b_strides)
     reads = (a.place, b.place, *extras, *tables)
-    return [Launch(spec, p.a_index.size * p.rows, (a.place, b.place, y.place, *extras, *tables, *words), reads, (y.place,))]
+    return [
+        Launch(spec, p.a_index.size * p.rows, (a.place, b.place, y.place, *extras, *tables, *words), reads, (y.place,))
+    ]
 
 
 MATMUL_PLAIN = lowering(Lowering("matmul_plain", SKIPJACK, "MatMul", _accepts_plain, _lower_plain))

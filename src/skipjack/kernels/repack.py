@@ -16,7 +16,16 @@ from skipjack.lang.program import I64, PTR, Program
 from skipjack.targets.target import Target
 
 PACK_ROWS, PACK_TRANSPOSED = "pack_rows", "pack_transposed"
-_TRANSPOSE_WORDS = ("rows", "columns", "row_blocks", "blocks_per_panel", "stored", "panel_bytes", "pitch", "batch_bytes")
+_TRANSPOSE_WORDS = (
+    "rows",
+    "columns",
+    "row_blocks",
+    "blocks_per_panel",
+    "stored",
+    "panel_bytes",
+    "pitch",
+    "batch_bytes",
+)
 
 
 def transpose(rows: Sequence[V]) -> list[V]:
@@ -36,7 +45,7 @@ def transpose(rows: Sequence[V]) -> list[V]:
 
 
 def transpose_tile(k: Kernel, source: V, pitch: V | int, rows: V, mask: V | None, dtype: DType, lanes: int) -> list[V]:
-    """Column c of the lanes x lanes tile at source as value c; past `rows` the last row repeats, off the mask are zeros."""
+    """Value c is column c of the tile at source. Past `rows` the last row repeats, off the mask is zero."""
     loaded: list[V] = []
     for r in range(lanes):
         at = source.at(k.min(rows - 1, r) * pitch)
@@ -47,7 +56,9 @@ def transpose_tile(k: Kernel, source: V, pitch: V | int, rows: V, mask: V | None
 @generator(PACK_ROWS)
 def pack_rows(target: Target, symbol: str, dtype: DType) -> Program:
     """[batch][rows][columns] as f32 [batch][panel][rows][panel columns]; a unit is one panel of one batch."""
-    k = Kernel(symbol, [("x", PTR), ("y", PTR), ("rows", I64), ("columns", I64), ("panels", I64)], target.vector_bytes * 8)
+    k = Kernel(
+        symbol, [("x", PTR), ("y", PTR), ("rows", I64), ("columns", I64), ("panels", I64)], target.vector_bytes * 8
+    )
     s, a = block_shape(target), k.arg
     with k.units() as unit:
         column = unit % a.panels * s.columns
@@ -65,8 +76,8 @@ def pack_rows(target: Target, symbol: str, dtype: DType) -> Program:
 def pack_transposed(target: Target, symbol: str, dtype: DType) -> Program:
     """Transposes [batch][rows][columns] to f32; a unit is vl rows of one batch, which become vl columns.
 
-    Row block j goes to panel j // blocks_per_panel; element (row, column) of a panel lies `pitch` bytes per column apart.
-    Of the row numbers only those below `stored` are written.
+    Row block j goes to panel j // blocks_per_panel; columns become rows of the panel, `pitch` bytes apart. Only row
+    numbers below `stored` are written.
     """
     fields = [("x", PTR), ("y", PTR), *((name, I64) for name in _TRANSPOSE_WORDS)]
     k = Kernel(symbol, fields, target.vector_bytes * 8)
@@ -86,4 +97,3 @@ def pack_transposed(target: Target, symbol: str, dtype: DType) -> Program:
                 with k.when(left > i):
                     out.at((column + i) * a.pitch).store_masked(values, stored)
     return k.finish()
-
