@@ -58,7 +58,7 @@ def supported(expr: Expr) -> str:
     x = expr.args[0].dtype if expr.args else expr.dtype
     if expr.op in _FLOAT_FUNCTIONS and not compute_dtype(x).is_float:
         return f"{expr.op} of {x.value} needs a float"
-    if expr.op in ("sqrt",) and not x.is_float:
+    if expr.op == "sqrt" and not x.is_float:
         return f"{expr.op} of {x.value} needs a float"
     if x is DType.BOOL and expr.op in ("neg", "sub", "div", "mod", "fmod", "pow", "shl", "shr", "sign"):
         return f"{expr.op} is not defined for bool"
@@ -99,7 +99,7 @@ def to_memory(k: Kernel, x: V, dtype: DType) -> V:
 
 
 def load_as(k: Kernel, pointer: V, dtype: DType, lanes: int, mask: V | None = None) -> V:
-    """Elements at pointer in the form they are computed in (lanes 0: one); off the mask they are zero and not touched."""
+    """Elements at pointer in the form they are computed in (lanes 0: one); off the mask zero and not touched."""
     ty = Ty(_MEMORY[dtype].elt, lanes)
     if dtype is DType.F16 and mask is not None:
         raw = pointer.load_masked(ty.of(I16), mask).bitcast(ty)

@@ -17,7 +17,7 @@ _CHANNEL, _FULL = "channel", "full"
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What a kernel compiles in: the expression, kind ("channel", "full") and type of each extra, type of the output."""
+    """What is compiled in: the expression, kind ("channel", "full") and type of each extra, type of the output."""
 
     expr: Expr | None
     extras: tuple[tuple[str, DType], ...]

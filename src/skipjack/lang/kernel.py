@@ -7,7 +7,7 @@ addresses: `p.at(offset_bytes)`. A kernel works on the units [k.lo, k.hi) of its
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import SimpleNamespace
 
 from skipjack.lang.program import F32, F64, I1, I32, I64, PTR, If, Instr, Loop, Program, Reg, Stmt, Ty, While
@@ -370,7 +370,7 @@ class Kernel:
         return self.emit("intrinsic", ty, args, name)
 
     @contextlib.contextmanager
-    def loop(self, stop: V | Var | int, start: V | Var | int = 0, step: V | Var | int = 1) -> Iterator[V]:
+    def loop(self, stop: V | Var | int, start: V | Var | int = 0, step: V | Var | int = 1) -> Generator[V, None, None]:
         """Run the body for index in range(start, stop, step); step is positive."""
         bounds = [self.i64(x) if isinstance(x, int) else self.value(x) for x in (start, stop, step)]
         index = self._reg(I64)
@@ -384,7 +384,7 @@ class Kernel:
         return self.loop(self.hi, self.lo)
 
     @contextlib.contextmanager
-    def when(self, condition: V) -> Iterator[None]:
+    def when(self, condition: V) -> Generator[None, None, None]:
         outer, self._body = self._body, []
         yield
         body, self._body = self._body, outer
@@ -400,7 +400,7 @@ class Kernel:
         self._body.append(If(condition.reg, a, b))
 
     @contextlib.contextmanager
-    def while_(self, test: Callable[[], V]) -> Iterator[None]:
+    def while_(self, test: Callable[[], V]) -> Generator[None, None, None]:
         """Run the body as long as test(), evaluated before each round, holds."""
         outer, self._body = self._body, []
         condition = test()
