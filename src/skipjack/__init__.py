@@ -12,6 +12,10 @@ __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
     from skipjack.core.errors import SkipjackError as SkipjackError
+    from skipjack.cpu import cpu_architecture as cpu_architecture
+    from skipjack.cpu import cpu_avx2_compatible as cpu_avx2_compatible
+    from skipjack.cpu import cpu_avx512_compatible as cpu_avx512_compatible
+    from skipjack.cpu import cpu_vnni_compatible as cpu_vnni_compatible
     from skipjack.engine import Context as Context
     from skipjack.engine import Engine as Engine
     from skipjack.engine import MultiModelEngine as MultiModelEngine
@@ -29,6 +33,10 @@ _PUBLIC = {
     "Scheduler": "skipjack.session.teams",
     "SkipjackError": "skipjack.core.errors",
     "compile_model": "skipjack.engine",
+    "cpu_architecture": "skipjack.cpu",
+    "cpu_avx2_compatible": "skipjack.cpu",
+    "cpu_avx512_compatible": "skipjack.cpu",
+    "cpu_vnni_compatible": "skipjack.cpu",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

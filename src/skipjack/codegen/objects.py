@@ -21,6 +21,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import platformdirs
 
+from skipjack.codegen.cache_files import prune
 from skipjack.codegen.children import CompileJob, compile_in_children
 from skipjack.codegen.jit import Library
 from skipjack.codegen.lower import lower
@@ -164,6 +165,9 @@ def _compile(specs: list[KernelSpec], target: Target) -> None:
         library = Library(code, [_SYMBOL])
         _loaded[target, spec] = Code(library.address(_SYMBOL), scratch[spec], library)
         _write(spec, target, scratch[spec], code)
+    folder = cache_directory()
+    if folder is not None:
+        prune(folder, knobs.CACHE_LIMIT.get())
 
 
 def _write(spec: KernelSpec, target: Target, scratch: int, code: bytes) -> None:
