@@ -9,7 +9,7 @@ a row and its chunks do not depend on how rows are grouped, so neither do its bi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from skipjack.core.dtypes import DType
@@ -19,12 +19,13 @@ from skipjack.kernels.emit import load_as, store_as
 from skipjack.kernels.gemm_block import Operand, Shape, Terms, block_shape, multiply_block
 from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Site, Work, float_word, generator, lowering
 from skipjack.kernels.repack import transpose_tile
-from skipjack.lang.kernel import Kernel, V
+from skipjack.lang.kernel import Kernel, V, Var
 from skipjack.lang.program import F32, I64, PTR, Program
 from skipjack.targets.target import Target
 
 CHUNK = 128
 _GROUP_BLOCKS = 10
+_UNROLLED = 8
 _FLOATS = (DType.F32, DType.F16, DType.BF16)
 _MASKS = (*_FLOATS, DType.F64, DType.BOOL)
 _STRIDES = tuple(f"{operand}_{axis}" for operand in "qkvo" for axis in ("batch", "head", "row"))
@@ -68,6 +69,15 @@ class _Scratch:
         self.tops = self.outputs + self.rows * self.pitch
         self.sums = self.tops + 4 * self.rows
         self.nbytes = _up(self.sums + 4 * self.rows, 64)
+
+
+@dataclass(frozen=True)
+class _RowOfScores:
+    """Where the row's mask starts, the last key it sees, and its running maximum."""
+
+    mask: V | None
+    last: V | None
+    top: Var
 
 
 class _Unit:
@@ -202,52 +212,72 @@ class _Unit:
             )
             multiply_block(k, s, high - low, terms, self.heights)
 
-    def _score(self, raw: V, valid: V, mask_row: V | None, key: V, last: V | None) -> V:
-        """A raw score with cap, mask and causality; -inf where there is no key."""
+    def _score(self, at: V, valid: V | None, row: _RowOfScores, key: V) -> None:
+        """Raw scores at `at` get cap, mask and causality, -inf where there is no key; the row's maximum follows."""
         k, spec = self.k, self.spec
-        x = raw
+        raw = x = at.load(self.vector)
         if spec.softcap:
             x = vm.tanh(k, x * (1 / spec.softcap)) * spec.softcap
-        if mask_row is not None and spec.mask is not None:
+        if row.mask is not None and spec.mask is not None:
             dtype, per_key = spec.mask
             m = (
-                load_as(k, mask_row.at(key * dtype.itemsize), dtype, self.s.vl, valid)
+                load_as(k, row.mask.at(key * dtype.itemsize), dtype, self.s.vl, valid)
                 if per_key
-                else load_as(k, mask_row, dtype, 0).splat(self.s.vl)
+                else load_as(k, row.mask, dtype, 0).splat(self.s.vl)
             )
             if dtype is DType.BOOL:
-                valid = valid & m
+                valid = m if valid is None else valid & m
             else:
                 x = x + (m.convert("fptrunc", F32) if dtype is DType.F64 else m)
-        if last is not None:
-            valid = valid & k.below(last - key + 1, self.s.vl)
-        return k.select(valid, x, -math.inf)
+        if row.last is not None:
+            seen = k.below(row.last - key + 1, self.s.vl)
+            valid = seen if valid is None else valid & seen
+        x = x if valid is None else k.select(valid, x, -math.inf)
+        if x is not raw:
+            at.store(x)
+        row.top.set(k.max(row.top.get(), x))
+
+    def _over_vectors(self, count: V, body: Callable[[V, V | None], None]) -> None:
+        """body(first element, mask) for the vectors of a chunk; a full chunk is unrolled and has no mask."""
+        k, vl = self.k, self.s.vl
+
+        def whole() -> None:
+            with k.loop(CHUNK, 0, _UNROLLED * vl) as i:
+                for u in range(_UNROLLED):
+                    body(i + u * vl, None)
+
+        def partial() -> None:
+            with k.loop(count, 0, vl) as i:
+                body(i, k.below(count - i, vl))
+
+        k.branch(count.eq(CHUNK), whole, partial)
 
     def _probabilities(self, r: V, key: V, count: V) -> None:
         """Scores of one row to exp(score - maximum); the row's sum and output follow its maximum."""
         k, a, vl = self.k, self.a, self.s.vl
         head, query = self._row(r)
         scores = self._buffer(self.at.scores, r)
-        mask_row = None
+        mask = None
         if self.spec.mask is not None:
-            mask_row = a.mask.at(self.batch * a.m_batch + head * a.m_head + query * a.m_row)
-        last = query + a.offset if self.spec.causal else None
+            mask = a.mask.at(self.batch * a.m_batch + head * a.m_head + query * a.m_row)
         top = k.var(k.constant(self.vector, -math.inf))
-        with k.loop(count, 0, vl) as i:
-            x = self._score(scores.at(i, 4).load(self.vector), k.below(count - i, vl), mask_row, key + i, last)
-            scores.at(i, 4).store(x)
-            top.set(k.max(top.get(), x))
+        row = _RowOfScores(mask, query + a.offset if self.spec.causal else None, top)
+        self._over_vectors(count, lambda i, valid: self._score(scores.at(i, 4), valid, row, key + i))
         old_at, sum_at = k.scratch.at(self.at.tops).at(r, 4), k.scratch.at(self.at.sums).at(r, 4)
         old = old_at.load(F32)
         new = k.max(k.reduce("max", top.get()), old)
         old_at.store(new)
         base = k.select(vm.absolute(k, new) < math.inf, new, 0.0)
         total = k.var(k.zero(self.vector))
-        with k.loop(count, 0, vl) as i:
-            p = vm.exp(k, scores.at(i, 4).load(self.vector) - base)
-            scores.at(i, 4).store(p)
-            total += p
-        kept = vm.exp(k, old - base)
+
+        def probability(i: V, valid: V | None) -> None:
+            at = scores.at(i, 4)
+            p = vm.exp_of_negative(k, at.load(self.vector) - base)
+            at.store(p)
+            total.set(total.get() + p)
+
+        self._over_vectors(count, probability)
+        kept = vm.exp_of_negative(k, old - base)
         sum_at.store(k.fma(sum_at.load(F32), kept, k.reduce("add", total.get())))
         with k.when(kept.ne(1.0)):
             outputs = self._buffer(self.at.outputs, r)

@@ -56,10 +56,10 @@ def with_sign(k: Kernel, size: V, sign: V) -> V:
     return (size.bitcast(ints) | bit).bitcast(size.ty)
 
 
-def _round_parts(k: Kernel, x: V) -> tuple[V, V]:
-    """(x rounded to an integer as a float, as an integer) for |x| below 2^21 (f32) or 2^50 (f64)."""
+def _round_parts(k: Kernel, x: V, factor: float) -> tuple[V, V]:
+    """(x * factor rounded to an integer as a float, as an integer) for results below 2^21 (f32) or 2^50 (f64)."""
     rounder = k.constant(x.ty, _ROUNDER[x.ty.elt])
-    shifted = x + rounder
+    shifted = k.fma(x, factor, rounder)
     ints = _ints(x)
     return shifted - rounder, shifted.bitcast(ints) - rounder.bitcast(ints)
 
@@ -71,7 +71,7 @@ def _power_of_two(x: Ty, n: V) -> V:
 
 def _reduced(k: Kernel, x: V) -> tuple[V, V]:
     """(n, r) with x = n ln 2 + r, r within half of ln 2."""
-    n, i = _round_parts(k, x * (1 / math.log(2)))
+    n, i = _round_parts(k, x, 1 / math.log(2))
     high, low = _LN2[x.ty.elt]
     return i, k.fma(n, -low, k.fma(n, -high, x))
 
@@ -90,6 +90,15 @@ def exp(k: Kernel, x: V) -> V:
     half = i.sar(1)
     near = _tail_of_exp(k, r) + 1.0
     return near * _power_of_two(x.ty, half) * _power_of_two(x.ty, i - half)
+
+
+def exp_of_negative(k: Kernel, x: V) -> V:
+    """e^x of f32 values up to zero, cheaper than `exp`: results that would be denormal are zero."""
+    low = -87.0
+    i, r = _reduced(k, k.max(k.constant(x.ty, low), x))
+    near = _tail_of_exp(k, r) + 1.0
+    grown = (near.bitcast(i.ty) + (i << _MANTISSA[x.ty.elt])).bitcast(x.ty)
+    return k.select(x < low, k.constant(x.ty, 0.0), grown)
 
 
 def tanh(k: Kernel, x: V) -> V:
@@ -203,7 +212,7 @@ _HALF_PI = (1.57079632673412561417, 6.07710050630396597660e-11, 2.02226624879595
 
 def _turned(k: Kernel, x: V, quarter: int) -> V:
     """sin(x + quarter * pi / 2); exact to f64 for |x| up to a few millions."""
-    n, i = _round_parts(k, x * (2 / math.pi))
+    n, i = _round_parts(k, x, 2 / math.pi)
     r = x
     for part in _HALF_PI:
         r = k.fma(n, -part, r)
