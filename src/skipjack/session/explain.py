@@ -224,6 +224,8 @@ def _node(
 
 def _runner_up(choice: Choice, kernel: str, predicted: Mapping[str, float]) -> str:
     """The next best way: by predicted time, else by rank; ways of another layout come last."""
+    if kernel == "none":
+        return ""
     names = [c.name for c in choice.candidates if c.name != kernel]
     names.sort(key=lambda n: predicted.get(n, float("inf")))
     names += [f"{c.name} ({c.layouts})" for c in choice.others]
