@@ -137,12 +137,17 @@ def _typed_bytes(proto: TensorProto, dtype: DType, count: int, dims: tuple[int, 
     return array.astype(unsigned).view(np.uint8)
 
 
+# Large data stays in the mapped file wherever it lies there: numpy and the kernels read unaligned elements.
+_COPIED_BYTES = 64 * 1024
+
+
 def _from_bytes(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
     if dtype in _BITS:
         return _unpack(data, dtype, count)
     if dtype is DType.BOOL:
         return data != 0
-    if data.ctypes.data % dtype.itemsize:
+    small = data.nbytes < _COPIED_BYTES
+    if small and data.ctypes.data % dtype.itemsize:
         data = data.copy()
     return data.view(dtype.np)
 

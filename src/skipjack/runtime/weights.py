@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Callable, Mapping
 
@@ -18,6 +19,8 @@ class Weights:
 
     def __init__(self, constants: Mapping[str, np.ndarray]) -> None:
         self._constants = constants
+        for array in constants.values():
+            forget_pages(array)
         self._plain: dict[str, np.ndarray] = {}
         self._packed: dict[tuple[str, str], np.ndarray] = {}
         self._tables: dict[tuple[bytes, str], np.ndarray] = {}
@@ -25,12 +28,10 @@ class Weights:
         self._lock = threading.Lock()
 
     def plain(self, name: str) -> np.ndarray:
-        """A constant as the graph has it, contiguous and aligned to its element size."""
+        """A constant as the graph has it, contiguous; kernels read it wherever it lies, the mapped file included."""
         with self._lock:
             if name not in self._plain:
-                array = _contiguous(self._constants[name])
-                aligned = array.ctypes.data % max(array.dtype.itemsize, 1) == 0
-                self._plain[name] = array if aligned else self._hold(array)
+                self._plain[name] = _contiguous(self._constants[name])
             return self._plain[name]
 
     def packed(self, name: str, recipe: str, pack: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -39,6 +40,7 @@ class Weights:
             key = (name, recipe)
             if key not in self._packed:
                 self._packed[key] = self._hold(_contiguous(pack(self._constants[name])))
+                forget_pages(self._constants[name])
             return self._packed[key]
 
     def table(self, array: np.ndarray) -> np.ndarray:
@@ -65,6 +67,22 @@ class Weights:
         """Bytes of packed constants and tables."""
         with self._lock:
             return sum(a.nbytes for a in (*self._packed.values(), *self._tables.values()))
+
+
+def forget_pages(array: np.ndarray) -> None:
+    """Let the system drop the pages of a mapped file that array covers; they come back when they are read again."""
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, memoryview):
+        owner = owner.obj
+    if not isinstance(owner, mmap.mmap) or array.nbytes < mmap.PAGESIZE or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    base = np.frombuffer(owner, np.uint8).ctypes.data
+    start = -(-(array.ctypes.data - base) // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (array.ctypes.data - base + array.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+    if length > 0 and array.flags.c_contiguous:
+        owner.madvise(mmap.MADV_DONTNEED, start, length)
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:
