@@ -164,6 +164,7 @@ def test_stem(shape, maps, kernel, options, target: Target) -> None:
         ((2, 20, 15, 34), (3, 3), {"pads": (1, 1, 1, 1), "strides": (2, 2), "extras": "cr"}),
         ((1, 40, 9, 9), (5, 5), {"pads": (2, 2, 2, 2)}),
         ((1, 16, 21), (7,), {"pads": (3, 3), "dilations": (2,)}),
+        ((1, 20, 50), (31,), {"pads": (15, 15), "extras": "c"}),
         ((1, 8, 4, 5, 6), (3, 3, 3), {"pads": (1, 1, 1, 1, 1, 1)}),
     ],
 )

@@ -20,7 +20,7 @@ from skipjack.lang.kernel import Kernel, V, Var
 from skipjack.lang.program import F32, I64, PTR, Program, Ty
 from skipjack.targets.target import Target
 
-LANES_UNROLLED = 4
+LANES_UNROLLED = 2
 _TAPS_UNROLLED = 8
 
 WORDS = (

@@ -11,12 +11,13 @@ from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, lo
 from skipjack.kernels.window_block import WORDS, WindowSpec
 from skipjack.targets.target import Target
 
-_WIDEST_KERNEL = 9
+_WIDEST_KERNEL = 33
+_PRODUCTS_PER_BLOCK = 256
 
 
-def row_block(target: Target, width: int) -> int:
-    """Outputs per block: as many as fit beside a row of weights and one input."""
-    return even_block(width, max(target.registers // 2, 4))
+def row_block(target: Target, width: int, taps: int) -> int:
+    """Outputs per block: as many as fit beside weights and one input, fewer when a row of the kernel is long."""
+    return even_block(width, max(min(target.registers // 2, _PRODUCTS_PER_BLOCK // taps), 4))
 
 
 def window_words(s: WindowShape, vl: int, ends: tuple[int, int]) -> list[int]:
@@ -61,7 +62,7 @@ def _lower(work: Work) -> list[Launch]:
         s.strides,
         s.dilations,
         s.before[2],
-        segments(s, row_block(work.target, s.out[2])),
+        segments(s, row_block(work.target, s.out[2], s.kernel[2])),
         (clipped(s, 0), clipped(s, 1)),
         False,
         letters,

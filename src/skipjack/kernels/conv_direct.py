@@ -38,11 +38,14 @@ def not_f32(site: Site) -> str:
     return accepts_epilogue(site)
 
 
-def choose_block(target: Target, width: int, vectors: int) -> tuple[int, int]:
-    """(pixels, vectors) of a block: what wastes the fewest cycles on a row of `width` and `vectors` of maps."""
+def choose_block(target: Target, width: int, vectors: int, spare: int = 1) -> tuple[int, int]:
+    """(pixels, vectors) of a block: what wastes the fewest cycles on a row of `width` and `vectors` of maps.
+
+    spare is how many registers stay free of accumulators and weights.
+    """
     best, chosen = float("inf"), (1, 1)
     for t in range(1, min(vectors, 6) + 1):
-        for r in range(1, min(width, (target.registers - 1) // t - 1) + 1):
+        for r in range(1, min(width, (target.registers - spare) // t - 1) + 1):
             cycles = 0.0
             for n, count in ((r, width // r), (width % r, 1 if width % r else 0)):
                 step = max(n * t, n + t + 0.5, 8)
@@ -128,9 +131,9 @@ class Direct:
         self.join = joined_groups(self.s, self.vl)
         self.parts = self.s.group // self.join
         self.vectors = -(-self.s.maps // self.vl)
-        self.block = block or choose_block(
-            self.target, self.s.out[2], self.vectors // self.parts if self.parts > 1 else self.vectors
-        )
+        # Scalars of a plain image are loaded ahead of their use, and need registers of their own then.
+        spare = self.target.registers * 5 // 16 if x_lanes == 1 else 1
+        self.block = block or choose_block(self.target, self.s.out[2], self.vectors // self.parts, spare)
 
     def launches(self) -> list[Launch]:
         """One launch over the maps that fill groups of vectors, one for the vectors that remain."""

@@ -36,7 +36,7 @@ def _lower(work: Work) -> list[Launch]:
     ends = (1, 1, *pool_ends(work))[-3:]
     padded = bool(work.attr("count_include_pad", 0))
     counted = (-s.before[2], ends[2]) if padded else (0, s.size[2])
-    cut = segments(s, row_block(work.target, s.out[2]), counted if combine == "mean" else None)
+    cut = segments(s, row_block(work.target, s.out[2], s.kernel[2]), counted if combine == "mean" else None)
     spec = WindowSpec(
         combine, s.kernel, s.strides, s.dilations, s.before[2], cut, (clipped(s, 0), clipped(s, 1)), padded, "",
         s.channels % vl != 0, None,
@@ -70,7 +70,7 @@ def _accepts(site: Site) -> str:
     if site.node.op == "LpPool" and site.node.attrs.get("p", 2) not in (1, 2):
         return "a norm other than 1 and 2"
     kernel = site.node.attrs.get("kernel_shape")
-    return "" if isinstance(kernel, tuple) and kernel[-1] in range(1, 17) else "a very wide window"
+    return "" if isinstance(kernel, tuple) and kernel[-1] in range(1, 34) else "a very wide window"
 
 
 for _op in ("MaxPool", "AveragePool", "LpPool"):
