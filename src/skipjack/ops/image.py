@@ -156,7 +156,7 @@ def axis_weights(r: Ref, x: np.ndarray, size: int, scale: float) -> np.ndarray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def _resize_plan(r: Ref, axes: Sequence[int]) -> list[tuple[float, int]]:
+def resize_plan(r: Ref, axes: Sequence[int]) -> list[tuple[float, int]]:
     """(scale, output size) of each resized axis."""
     x, scales, sizes = r.inputs[0], r.get(2), r.get(3)
     inputs = [x.shape[a] for a in axes]
@@ -181,7 +181,7 @@ def _ref_resize(r: Ref) -> list[Any]:
     roi = r.get(1)
     y = x.astype(np.float64)
     outside = np.zeros((1,) * x.ndim, bool)
-    for n, (axis, (scale, out)) in enumerate(zip(axes, _resize_plan(r, axes))):
+    for n, (axis, (scale, out)) in enumerate(zip(axes, resize_plan(r, axes))):
         size = x.shape[axis]
         region = (0.0, 1.0)
         if kind == "tf_crop_and_resize":
