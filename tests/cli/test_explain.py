@@ -1,0 +1,76 @@
+"""`skipjack explain`: every node once, steps, shares that add up, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from skipjack.cli.demo import FOLDER
+from tests.cli.conftest import Invoke
+
+DIGITS = FOLDER / "digits.onnx"
+
+
+def test_every_node_says_how_it_runs(skipjack: Invoke) -> None:
+    report = json.loads(skipjack("explain", DIGITS, "--json", "--cores", 1).stdout)
+    assert (report["segments"], report["host_steps"], report["threads"]) == (1, 0, 1)
+    assert {n["origin"] for n in report["nodes"]} >= {"Conv", "Gemm", "Softmax"}
+    for node in report["nodes"]:
+        assert node["kernel"], node
+        assert node["reason"], node
+        assert node["shape"], node
+    convolutions = [n for n in report["nodes"] if n["origin"] == "Conv"]
+    assert all(n["encoding"] == "dense" and n["predicted_us"] > 0 and n["runner_up"] for n in convolutions)
+    assert sum(report["kernels"].values()) > 0
+    assert report["packed_bytes"] > 0
+    assert report["arena_bytes"] > 0
+
+
+def test_times_of_nodes_add_up_to_those_of_their_segment(skipjack: Invoke) -> None:
+    report = json.loads(skipjack("explain", DIGITS, "--json", "--cores", 2).stdout)
+    segment = sum(s["measured_us"] for s in report["steps"])
+    assert abs(sum(n["measured_us"] for n in report["nodes"]) - segment) <= 1e-6 * segment + 1e-6
+    assert segment <= report["total_us"]
+    assert 0 < report["kernel_share"] <= 1
+
+
+def test_the_table_has_a_line_per_node_and_a_summary(skipjack: Invoke) -> None:
+    text = skipjack("explain", DIGITS).stdout
+    assert "conv_0" in text
+    assert "1 segment(s)" in text
+    assert "best of" in text
+
+
+def test_a_host_step_is_named_and_separates_segments(skipjack: Invoke, sorted_unique: Path) -> None:
+    report = json.loads(skipjack("explain", sorted_unique, "--json", "--no-time").stdout)
+    assert [s["kind"] for s in report["steps"]] == ["segment", "host"]
+    first, second = report["nodes"]
+    assert (first["name"], first["shape"]) == ("first", [1, 6])
+    assert (second["name"], second["kernel"]) == ("second", "host")
+    assert second["reason"]
+
+
+def test_without_times_there_are_none(skipjack: Invoke, sorted_unique: Path) -> None:
+    report = json.loads(skipjack("explain", sorted_unique, "--json", "--no-time").stdout)
+    assert report["total_us"] is None
+    assert {n["measured_us"] for n in report["nodes"]} == {None}
+    assert "time " not in skipjack("explain", sorted_unique, "--no-time").stdout.split("memory")[0].splitlines()[-1]
+
+
+def test_sizes_can_be_given(skipjack: Invoke, sorted_unique: Path) -> None:
+    report = json.loads(skipjack("explain", sorted_unique, "--json", "--no-time", "--batch-size", 5).stdout)
+    assert report["nodes"][0]["shape"] == [5, 6]
+    shaped = skipjack("explain", sorted_unique, "--json", "--no-time", "--batch-size", 0, "--input-shapes", "[3,6]")
+    assert json.loads(shaped.stdout)["nodes"][0]["shape"] == [3, 6]
+
+
+def test_shapes_that_cannot_be_read_are_refused(skipjack: Invoke, sorted_unique: Path) -> None:
+    result = skipjack("explain", sorted_unique, "--input-shapes", "[3,six]")
+    assert result.exit_code == 2
+    assert "expected shapes such as [1,128],[1,128]" in result.stderr
+
+
+def test_shapes_that_do_not_fit_are_refused(skipjack: Invoke, sorted_unique: Path) -> None:
+    result = skipjack("explain", sorted_unique, "--input-shapes", "[3,6,1]")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("skipjack: ")
