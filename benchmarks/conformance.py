@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.ops.conformance import harness, lists, runners
 
 RUNNERS = {
+    "engine": runners.engine,
     "reference": runners.reference,
     "typed_reference": runners.typed_reference,
     "symbolic_reference": runners.symbolic_reference,

@@ -113,8 +113,10 @@ class Engine:
         types = [s.type for s in self._specs]
         if not types or any(t is None or t.shape is None or any(not isinstance(d, int) for d in t.shape) for t in types):
             return
-        feeds = {s.name: np.zeros(s.type.shape, s.type.dtype.np) for s in self._specs if s.type is not None}  # type: ignore[arg-type]
         stream = Stream(self._compiled.program)
+        if not stream.can_bind_early:
+            return
+        feeds = {s.name: np.zeros(s.type.shape, s.type.dtype.np) for s in self._specs if s.type is not None}  # type: ignore[arg-type]
         stream.bind(feeds)
         self._idle.append(stream)
 

@@ -29,15 +29,15 @@ def any_of(i: Infer, types: Sequence[TensorType]) -> TensorType:
     return TensorType(types[0].dtype, tuple(sizes))
 
 
-def one_of(i: Infer, element: ValueType) -> ValueType:
-    """The type of one element: elements may differ in every size that is not a number."""
+def one_of(i: Infer, element: ValueType, hint: str = "item") -> ValueType:
+    """The type of one element: elements may differ in every size that is not a number; hint names the new symbols."""
     if not isinstance(element, TensorType) or element.shape is None:
         return element
-    return TensorType(element.dtype, _sizes_of_one(i, element.shape))
+    return TensorType(element.dtype, _sizes_of_one(i, element.shape, hint))
 
 
-def _sizes_of_one(i: Infer, shape: Shape) -> Shape:
-    return tuple(i.fresh(f"item{a}") if isinstance(d, Sym) else d for a, d in enumerate(shape))
+def _sizes_of_one(i: Infer, shape: Shape, hint: str = "item") -> Shape:
+    return tuple(i.fresh(f"{hint}{a}") if isinstance(d, Sym) else d for a, d in enumerate(shape))
 
 
 def _sequence(i: Infer, index: int = 0) -> SequenceType:
@@ -170,8 +170,8 @@ def body_of(x: Infer | Ref, name: str) -> Graph:
 
 def _map_rule(i: Infer) -> list[ValueType]:
     given: list[ValueType | None] = []
-    for t in i.types:
-        given.append(one_of(i, t.element) if isinstance(t, SequenceType) else t)
+    for n, t in enumerate(i.types):
+        given.append(one_of(i, t.element, f"item{n}.") if isinstance(t, SequenceType) else t)
     body = body_of(i, "body")
     typed = i.graphs(body, given) if i.graphs is not None else body
     return [SequenceType(typed.types[name]) for name in typed.outputs]

@@ -63,6 +63,7 @@ class Stream:
         sizes = Sizes(dict(outer_sizes or {}))
         for name in feeds:
             self._learn(name, values[name], sizes)
+        self._fresh: set[str] = set()
         index = 0
         while index < len(self.graph.nodes):
             index = self._advance(index, values, sizes)
@@ -87,6 +88,11 @@ class Stream:
                 self._direct.clear()
             self._direct[key] = Direct(chunk, self.graph.inputs, self.graph.outputs)
 
+    @property
+    def can_bind_early(self) -> bool:
+        """Whether the first chunk depends on the shapes of the inputs only, not on what they hold."""
+        return bool(self.graph.nodes) and not self.binder.parameters & set(self.graph.inputs)
+
     def bind(self, feeds: Mapping[str, np.ndarray]) -> Chunk:
         """The first chunk for inputs of these shapes, compiled and ready."""
         sizes = Sizes()
@@ -99,9 +105,14 @@ class Stream:
         return [c for c, _ in self._chunks.values()]
 
     def _output(self, name: str, values: Mapping[str, Any]) -> Any:
-        if name in values:
-            return values[name]
-        return np.array(self.program.weights.plain(name))
+        """A value for the caller to keep: memory that belongs to nobody else, elements of sequences excepted."""
+        value = self._value(name, values)
+        if name in self._fresh:
+            self._fresh.discard(name)
+            return value
+        if isinstance(value, list):
+            return list(value)
+        return value.copy() if isinstance(value, np.ndarray) else value
 
     def _learn(self, name: str, value: Any, sizes: Sizes) -> None:
         t = self.graph.types.get(name)
@@ -139,6 +150,7 @@ class Stream:
             if name not in values:
                 b = chunk.shapes[name]
                 values[name] = np.empty(b.shape, b.dtype.np)
+                self._fresh.add(name)
         for name, b in chunk.shapes.items():
             if name not in values or name in chunk.views:
                 values[name] = chunk.views[name] if name in chunk.views else _part_of(values, chunk, b)
@@ -157,12 +169,12 @@ class Stream:
             stream = self._body(body)
             captured = {n: self._value(n, values) for n in body.captured}
             feeds = {**captured, **dict(zip(body.inputs, arguments, strict=True))}
-            return [_owned(x) for x in stream.run({n: _contiguous(v) for n, v in feeds.items()}, self._team, sizes.known)]
+            return stream.run({n: _contiguous(v) for n, v in feeds.items()}, self._team, sizes.known)
 
         results = run_node(node, inputs, run_body)
         for name, value in zip(node.outputs, results):
             if name:
-                values[name] = self._stored(name, value)
+                values[name] = self._stored(name, _detached(value, inputs))
                 self._learn(name, values[name], sizes)
 
     def _value(self, name: str, values: Mapping[str, Any]) -> Any:
@@ -190,9 +202,16 @@ def _part_of(values: Mapping[str, Any], chunk: Chunk, b: Bound) -> np.ndarray:
     return raw.view(b.dtype.np).reshape(b.shape)
 
 
-def _owned(value: Any) -> Any:
-    """A value that the next run of the same body cannot overwrite."""
-    return value.copy() if isinstance(value, np.ndarray) else value
+def _detached(value: Any, inputs: Sequence[Any]) -> Any:
+    """A sequence without elements that lie in the memory of an input array, which the next run may overwrite."""
+    if not isinstance(value, list):
+        return value
+    arrays = [x for x in inputs if isinstance(x, np.ndarray)]
+    return [e.copy() if any(_overlap(e, a) for a in arrays) else e for e in value]
+
+
+def _overlap(element: Any, array: np.ndarray) -> bool:
+    return isinstance(element, np.ndarray) and np.may_share_memory(element, array)
 
 
 def _contiguous(value: Any) -> Any:
