@@ -365,3 +365,18 @@ def _to_plain(node: Node, base: Lowering, x: np.ndarray, target: Target) -> np.n
 
     entry = Lowering("reorder", SKIPJACK, "Reorder", base.accepts, base.lower, "plain")
     return run_lowering(entry, node, [x], [(_F, x.shape)], target=target, threads=2, layouts={0: _blocked(target)})[0]
+
+
+@pytest.mark.parametrize("name", ["conv_direct", "conv_winograd2", "conv_winograd4", "conv_plain"])
+@pytest.mark.parametrize("shape", [(0, 16, 6, 6), (1, 16, 2, 6), (1, 16, 6, 2)])
+def test_conv_of_nothing(name: str, shape) -> None:
+    x, w = np.zeros(shape, np.float32), np.ones((16, 16, 3, 3), np.float32)
+    out = (shape[0], 16, shape[2] - 2, shape[3] - 2)
+    got = run_lowering(
+        named(SKIPJACK, "Conv", name),
+        Node("Conv", ("x", "w"), ("y",), {}, SKIPJACK),
+        [x, w],
+        [(_F, out)],
+        constants=[1],
+    )
+    assert got[0].shape == out

@@ -9,6 +9,7 @@ import numpy as np
 
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX
+from skipjack.kernels.conv_direct import constant_image
 from skipjack.kernels.launch import Bound, Launch, Lowering, Place, Site, Work, lowering
 from skipjack.kernels.strided import View, apply, copy
 from skipjack.lang.expr import const
@@ -166,7 +167,7 @@ def _held(site: Site) -> str:
     t = site.inputs[0]
     if t is None or t.dtype.itemsize != 4:
         return "only elements of four bytes"
-    return "" if t.rank is not None and 3 <= t.rank <= 5 else "one to three spatial axes"
+    return constant_image(site) if t.rank is not None and 3 <= t.rank <= 5 else "one to three spatial axes"
 
 
 def _constant(site: Site, indices: Sequence[int]) -> str:

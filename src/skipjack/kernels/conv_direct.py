@@ -35,7 +35,21 @@ def not_f32(site: Site) -> str:
     t = site.inputs[0]
     if t is None or t.rank is None or not 3 <= t.rank <= 5:
         return "one to three spatial axes"
-    return accepts_epilogue(site)
+    return _extras_misfit(site) or accepts_epilogue(site)
+
+
+def constant_image(site: Site, first: int = 0) -> str:
+    """Why the site cannot be blocked: a constant image, which stays plain. Empty when there is none."""
+    found = any(c is not None and c.ndim >= 3 for c in site.constants[first:])
+    return "a constant image stays plain" if found else ""
+
+
+def _extras_misfit(site: Site) -> str:
+    out = site.outputs[0]
+    for t in site.inputs[2:]:
+        if t is not None and t.rank != 1 and (out is None or t.shape != out.shape):
+            return "an extra input is neither per map nor like the output"
+    return constant_image(site, 2)
 
 
 def choose_block(target: Target, width: int, vectors: int, spare: int = 1) -> tuple[int, int]:
@@ -92,7 +106,7 @@ def joined_weights(w: np.ndarray, group: int, join: int) -> np.ndarray:
 
 def _flattened(s: WindowShape, target: Target) -> WindowShape:
     """A pointwise convolution with its pixels as rows of a width that blocks divide well."""
-    if not s.is_pointwise():
+    if not s.is_pointwise() or not s.pixels:
         return s
     total, vectors = s.pixels, -(-s.maps // target.vl)
     natural = s.out[2]
