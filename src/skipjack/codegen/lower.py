@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import struct
 
 from skipjack.lang.program import If, Instr, Loop, Program, Reg, Stmt, Ty, While
 
 _LLVM = {"f16": "half", "f32": "float", "f64": "double", "ptr": "ptr"}
 _BINARY = frozenset(
-    "add sub mul sdiv udiv srem urem and or xor shl lshr ashr fadd fsub fmul fdiv frem".split()
+    [
+        "add",
+        "sub",
+        "mul",
+        "sdiv",
+        "udiv",
+        "srem",
+        "urem",
+        "and",
+        "or",
+        "xor",
+        "shl",
+        "lshr",
+        "ashr",
+        "fadd",
+        "fsub",
+        "fmul",
+        "fdiv",
+        "frem",
+    ]
 )
-_CAST = frozenset("sext zext trunc sitofp uitofp fptosi fptoui fpext fptrunc bitcast".split())
+_CAST = frozenset(["sext", "zext", "trunc", "sitofp", "uitofp", "fptosi", "fptoui", "fpext", "fptrunc", "bitcast"])
 _INTRINSIC = {
     "fabs": "fabs", "sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "rint": "rint", "trunc_f": "trunc",
     "ctpop": "ctpop", "fma": "fma",
@@ -46,7 +66,8 @@ def _number(ty: Ty, x: int | float) -> str:
 
 
 def _clip_f32(x: int | float) -> float:
-    return max(min(float(x), 3.4028234663852886e38), -3.4028234663852886e38) if x not in (float("inf"), float("-inf")) else x
+    largest = 3.4028234663852886e38
+    return float(x) if math.isinf(x) else max(min(float(x), largest), -largest)
 
 
 class _Writer:
@@ -166,7 +187,8 @@ class _Writer:
     def _named(self, s: Instr) -> None:
         suffix, t = _suffix(self.ty(s)), llvm_type(self.ty(s))
         if s.op in _COUNT_ZEROS:
-            self.call(f"%r{self.out(s)} = ", t, f"llvm.{s.op}.{suffix}", f"{self.typed(s.args[0])}, i1 false", f"{t}, i1")
+            args = f"{self.typed(s.args[0])}, i1 false"
+            self.call(f"%r{self.out(s)} = ", t, f"llvm.{s.op}.{suffix}", args, f"{t}, i1")
         else:
             self._simple_call(s, f"llvm.{_INTRINSIC[s.op]}.{suffix}")
 
@@ -197,9 +219,8 @@ class _Writer:
         self.add(f"store {self.typed(s.args[1])}, ptr %r{s.args[0].id}")
 
     def do_gep(self, s: Instr) -> None:
-        self.add(
-            f"%r{self.out(s)} = getelementptr inbounds i{8 * s.attr}, ptr {self.ref(s.args[0])}, i64 {self.ref(s.args[1])}"
-        )
+        pointer, offset = map(self.ref, s.args)
+        self.add(f"%r{self.out(s)} = getelementptr inbounds i{8 * s.attr}, ptr {pointer}, i64 {offset}")
 
     def do_load(self, s: Instr) -> None:
         self.add(f"%r{self.out(s)} = load {llvm_type(self.ty(s))}, ptr {self.ref(s.args[0])}, align {s.attr}")

@@ -212,7 +212,7 @@ def launch(work: Work, m: Matrices, e: Epilogue) -> Launch:
     """The gemm of m, finished by e, into the node's output."""
     s, y = block_shape(work.target), work.output()
     c = cut(m.rows, m.columns, s)
-    copied = m.x_type is not DType.F32 or (m.rows > 2 and conflicting(4 * m.depth, s.rows))
+    copied = m.x_type is not DType.F32 or conflicting(4 * m.depth, s.rows)
     extras = [b.place for b in extras_of(work)]
     tables = [work.memory.constant(t.astype(np.int64)) for t in m.offsets or ()]
     batches = 1 if m.offsets is None else m.offsets[0].size

@@ -42,8 +42,8 @@ def run(
 ) -> None:
     """Run a kernel on the units [lo, hi).
 
-    arguments and scratch are addresses, intrinsics the meanings of a target's own instructions. BudgetSpent ends a run of
-    more than budget instructions.
+    arguments and scratch are addresses, intrinsics the meanings of a target's own instructions. BudgetSpent ends a run
+    of more than budget instructions.
     """
     machine = _Machine(intrinsics or {}, budget)
     for reg, value in zip(program.params, (arguments, lo, hi, scratch), strict=True):
@@ -124,12 +124,16 @@ def _unsigned(ty: Ty, value: Value) -> Value:
     return np.asarray(value).astype(_UNSIGNED[ty.elt])
 
 
+_RELATIONS: dict[str, Callable[[Value, Value], Value]] = {
+    "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal
+}  # fmt: skip
+
+
 def _compare(s: Instr, a: Value, b: Value) -> Value:
-    if s.attr == "ult":
+    if s.attr[0] == "u":
         ty = s.args[0].ty
-        return _unsigned(ty, a) < _unsigned(ty, b)
-    functions = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal}
-    return functions[s.attr](a, b)
+        return _RELATIONS[s.attr[1:]](_unsigned(ty, a), _unsigned(ty, b))
+    return _RELATIONS[s.attr](a, b)
 
 
 def _divide(a: Value, b: Value) -> Value:

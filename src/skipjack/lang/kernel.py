@@ -351,7 +351,10 @@ class Kernel:
         while v.ty.lanes > 1:
             half = v.ty.lanes // 2
             a, b = v.shuffle(range(half)), v.shuffle(range(half, 2 * half))
-            v = {"add": a.__add__, "mul": a.__mul__, "min": lambda o, a=a: self.min(a, o), "max": lambda o, a=a: self.max(a, o)}[op](b)
+            if op in ("min", "max"):
+                v = self.min(a, b) if op == "min" else self.max(a, b)
+            else:
+                v = a + b if op == "add" else a * b
         return v.extract(0)
 
     def iota(self, ty: Ty) -> V:

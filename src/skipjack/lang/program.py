@@ -1,4 +1,4 @@
-"""The kernel program: typed registers, instructions, structured control flow. What the tracer leaves and back ends read."""
+"""The kernel program that the tracer leaves and back ends read: typed registers, instructions, control flow."""
 
 from __future__ import annotations
 
