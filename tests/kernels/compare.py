@@ -1,4 +1,4 @@
-"""Compare a lowering with the reference of its operator, on every target this machine runs and for several thread counts."""
+"""Compare a lowering with the reference of its operator, on every target of this machine and for several threads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from tests.kernels.harness import run_lowering
 
 import skipjack.ops.all  # noqa: F401
 from skipjack.core.dtypes import DType
@@ -15,7 +16,6 @@ from skipjack.ir.types import TensorType
 from skipjack.kernels.launch import Lowering, Site, lowerings
 from skipjack.ops.execute import run_node
 from skipjack.targets.target import AVX2, AVX512, Target, runnable
-from tests.kernels.harness import run_lowering
 
 TARGETS = [t for t in (AVX2, AVX512) if t in runnable()] or runnable()[:1]
 
@@ -29,7 +29,9 @@ def make_node(
     return Node(op, names, outs, MappingProxyType(dict(attrs or {})), domain, Origin(op, op))
 
 
-def site_of(node: Node, inputs: Sequence[Any], results: Sequence[Any], constants: Sequence[int], target: Target) -> Site:
+def site_of(
+    node: Node, inputs: Sequence[Any], results: Sequence[Any], constants: Sequence[int], target: Target
+) -> Site:
     def kind(x: Any) -> TensorType | None:
         return None if x is None else TensorType(DType.from_numpy(x.dtype), x.shape)
 

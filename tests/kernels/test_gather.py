@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from skipjack.core.dtypes import DType
-
-import skipjack.kernels.gather  # noqa: F401
 from tests.kernels.compare import TARGETS, check, make_node, pick, random
 from tests.kernels.harness import run_lowering
+
+import skipjack.kernels.gather  # noqa: F401
+from skipjack.core.dtypes import DType
 
 DTYPES = [DType.F32, DType.U8, DType.F16, DType.I64]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from skipjack.core.dtypes import DType
+from tests.kernels.compare import check, random
 
 import skipjack.kernels.movement  # noqa: F401
-from tests.kernels.compare import check, random
+from skipjack.core.dtypes import DType
 
 
 def i64(*values: int) -> np.ndarray:
@@ -75,7 +75,13 @@ def test_depth_and_space(mode: str) -> None:
     check("SpaceToDepth", [random((2, 3, 4, 6))], {"blocksize": 2, "mode": mode})
 
 
-PADS = [((5, 7), (1, 2, 0, 3)), ((5, 7), (-1, 2, 3, -2)), ((2, 3, 18), (0, 0, 4, 0, 2, 1)), ((9,), (8, 8)), ((9,), (0, 0))]
+PADS = [
+    ((5, 7), (1, 2, 0, 3)),
+    ((5, 7), (-1, 2, 3, -2)),
+    ((2, 3, 18), (0, 0, 4, 0, 2, 1)),
+    ((9,), (8, 8)),
+    ((9,), (0, 0)),
+]
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "edge", "wrap"])

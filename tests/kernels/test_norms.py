@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from skipjack.core.dtypes import DType
+from tests.kernels.compare import check, random
 
 import skipjack.kernels.norms
 import skipjack.kernels.softmax  # noqa: F401
-from tests.kernels.compare import check, random
+from skipjack.core.dtypes import DType
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
 HALF = {"rtol": 2e-2, "atol": 2e-2}
@@ -48,7 +48,13 @@ def test_half_precision(dtype: DType) -> None:
 def test_groups_and_instances() -> None:
     x = random((2, 12, 5, 7))
     for groups in (1, 3, 12):
-        check("GroupNormalization", [x, random((12,)), random((12,), seed=1)], {"num_groups": groups}, rtol=1e-4, atol=1e-5)
+        check(
+            "GroupNormalization",
+            [x, random((12,)), random((12,), seed=1)],
+            {"num_groups": groups},
+            rtol=1e-4,
+            atol=1e-5,
+        )
     check("InstanceNormalization", [x, random((12,)), random((12,), seed=1)], rtol=1e-4, atol=1e-5)
 
 
@@ -59,4 +65,6 @@ def test_batch_norms(shape: tuple[int, ...]) -> None:
     check("BatchNormalization", [random(shape), *statistics], rtol=1e-5, atol=1e-6)
     if len(shape) > 2:
         known = [1, 2, 3, 4]
-        check("BatchNormalization", [random(shape), *statistics], layouts="blocked", constants=known, rtol=1e-5, atol=1e-6)
+        check(
+            "BatchNormalization", [random(shape), *statistics], layouts="blocked", constants=known, rtol=1e-5, atol=1e-6
+        )

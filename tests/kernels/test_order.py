@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from skipjack.core.dtypes import DType
+from tests.kernels.compare import check, random
 
 import skipjack.kernels.scan
 import skipjack.kernels.top_k  # noqa: F401
-from tests.kernels.compare import check, random
+from skipjack.core.dtypes import DType
 
 DTYPES = [d for d in DType if d.value in ("f32", "f16", "bf16", "f64", "i8", "u8", "i32", "i64", "u64")]
 NAN = np.array([[1, np.nan, 3, np.nan], [-np.inf, 2, 2, np.inf], [0.0, -0.0, 0.0, -1.0]], np.float32)
@@ -25,7 +25,11 @@ def test_running_totals(axis: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_extreme_indices(dtype: DType) -> None:
-    x = (random((5, 7, 18), dtype).astype(np.float64) / 100).astype(dtype.np) if dtype.is_int else random((5, 7, 18), dtype)
+    x = (
+        (random((5, 7, 18), dtype).astype(np.float64) / 100).astype(dtype.np)
+        if dtype.is_int
+        else random((5, 7, 18), dtype)
+    )
     for op in ("ArgMax", "ArgMin"):
         for axis in (0, 1, 2):
             check(op, [x], {"axis": axis, "keepdims": 0})

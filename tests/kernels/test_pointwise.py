@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.kernels.compare import check, random
 
 import skipjack.kernels.copy
 import skipjack.kernels.pointwise  # noqa: F401
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK
 from skipjack.lang.expr import arg, maximum
-from tests.kernels.compare import check, random
 
 F32 = DType.F32
 SHAPES = [
@@ -33,7 +33,10 @@ def test_addition_broadcasts(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     check("Add", [random(a), random(b, seed=1)])
 
 
-@pytest.mark.parametrize("dtype", [d for d in DType if d.value in "f16 bf16 f64 i8 u8 i16 u16 i32 u32 i64 u64".split()])
+@pytest.mark.parametrize(
+    "dtype",
+    [d for d in DType if d.value in ["f16", "bf16", "f64", "i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64"]],
+)
 def test_element_types(dtype: DType) -> None:
     check("Add", [random((5, 37), dtype), random((37,), dtype, 1)])
     check("Less", [random((5, 37), dtype), random((5, 1), dtype, 1)])

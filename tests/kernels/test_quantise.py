@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from skipjack.core.dtypes import DType
+from tests.kernels.compare import check, random
 
 import skipjack.kernels.quantise
 import skipjack.kernels.quantised_conv  # noqa: F401
-from tests.kernels.compare import check, random
+from skipjack.core.dtypes import DType
 
 F32 = np.float32
 BYTES = [DType.I8, DType.U8]
@@ -47,7 +47,14 @@ def test_dynamic() -> None:
         check("DynamicQuantizeLinear", [x], outputs=3)
 
 
-SHAPES = [((5, 7), (7, 9)), ((1, 16), (16, 33)), ((2, 3, 5, 8), (8, 17)), ((2, 1, 5, 8), (3, 8, 4)), ((7,), (7, 3)), ((4, 7), (7,))]
+SHAPES = [
+    ((5, 7), (7, 9)),
+    ((1, 16), (16, 33)),
+    ((2, 3, 5, 8), (8, 17)),
+    ((2, 1, 5, 8), (3, 8, 4)),
+    ((7,), (7, 3)),
+    ((4, 7), (7,)),
+]
 
 
 @pytest.mark.parametrize(("a", "b"), SHAPES)

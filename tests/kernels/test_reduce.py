@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from skipjack.core.dtypes import DType
+from tests.kernels.compare import check, random
 
 import skipjack.kernels.reduce  # noqa: F401
-from tests.kernels.compare import check, random
+from skipjack.core.dtypes import DType
 
 FLOAT_OPS = ["Sum", "Mean", "Max", "Min", "L1", "L2", "SumSquare", "LogSumExp", "Prod"]
 AXES = [[0], [1], [2], [3], [0, 1], [2, 3], [0, 2], [1, 3], [0, 2, 3], [-1], None]
@@ -24,7 +24,9 @@ def test_axes(op: str, axes: list[int] | None) -> None:
     check(f"Reduce{op}", [x, axes_input(axes)], {"keepdims": 0}, rtol=2e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [d for d in DType if d.value in ("f16", "bf16", "f64", "i8", "u8", "i32", "u32", "i64")])
+@pytest.mark.parametrize(
+    "dtype", [d for d in DType if d.value in ("f16", "bf16", "f64", "i8", "u8", "i32", "u32", "i64")]
+)
 def test_element_types(dtype: DType) -> None:
     x = random((4, 70), dtype)
     tolerance = {"rtol": 1e-2, "atol": 1e-2} if dtype.is_float else {}

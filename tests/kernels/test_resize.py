@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from skipjack.core.dtypes import DType
+from tests.kernels.compare import check, random
 
 import skipjack.kernels.resize  # noqa: F401
+from skipjack.core.dtypes import DType
 from skipjack.ops.image import COORDINATES, NEAREST
-from tests.kernels.compare import check, random
 
 F32 = np.float32
 
 
-def resize(x: np.ndarray, attrs: dict[str, Any], scales: Any = None, sizes: Any = None, roi: Any = None, **more: Any) -> None:
+def resize(
+    x: np.ndarray, attrs: dict[str, Any], scales: Any = None, sizes: Any = None, roi: Any = None, **more: Any
+) -> None:
     given = [None if v is None else np.array(v, t) for v, t in ((roi, F32), (scales, F32), (sizes, np.int64))]
     check("Resize", [x, *given], attrs, rtol=2e-5, atol=2e-5, **more)
 

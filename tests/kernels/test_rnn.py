@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.kernels.compare import check, random
 
 import skipjack.kernels.rnn  # noqa: F401
-from tests.kernels.compare import check, random
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 2e-5}

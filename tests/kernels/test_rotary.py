@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from skipjack.core.dtypes import DType
+from tests.kernels.compare import check, random
 
 import skipjack.kernels.rotary  # noqa: F401
-from tests.kernels.compare import check, random
+from skipjack.core.dtypes import DType
 
 
 @pytest.mark.parametrize("interleaved", [0, 1])

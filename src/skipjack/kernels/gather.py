@@ -31,9 +31,7 @@ def _gather(work: Work) -> list[Launch]:
     x, index = work.input(0), work.input(1)
     axis = int(work.attr("axis", 0)) % len(x.shape)
     item, count = x.dtype.itemsize, index.elements
-    return take_axis(
-        x.place, x.shape, axis, item, index.place, index.dtype, count, work.output().place, work.target
-    )
+    return take_axis(x.place, x.shape, axis, item, index.place, index.dtype, count, work.output().place, work.target)
 
 
 def _gather_nd(work: Work) -> list[Launch]:

@@ -38,7 +38,8 @@ def integer_product(a: Operand, b: Operand, out: Place, batch: int, m: int, k: i
     columns = min(n, _COLUMNS)
     row_blocks, chunks = -(-m // _ROWS), -(-n // columns)
     words = (
-        a.place, b.place, out, a.zero, b.zero, row_blocks, chunks, columns, m, k, n, a.step, b.step, a.zero_step, b.zero_step,
+        a.place, b.place, out, a.zero, b.zero, row_blocks, chunks, columns, m, k, n,
+        a.step, b.step, a.zero_step, b.zero_step,
     )  # fmt: skip
     spec = KernelSpec("integer_product", (a.dtype, b.dtype))
     reads = (a.place, b.place, a.zero, b.zero)

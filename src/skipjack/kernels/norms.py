@@ -113,7 +113,9 @@ class _Row:
         """Store `count` elements from index `first` on; scale and bias are those of a channel, or one per element."""
         k, a, size = self.k, self.k.arg, self.dtype.itemsize
         pairs = [(n, d) for n, d in (("scale", self.scale), ("bias", self.bias)) if d is not None]
-        fixed = {} if channel is None else {n: load_as(k, getattr(a, n).at(channel, d.itemsize), d, 0) for n, d in pairs}
+        fixed = (
+            {} if channel is None else {n: load_as(k, getattr(a, n).at(channel, d.itemsize), d, 0) for n, d in pairs}
+        )
         x, y = a.x.at(first, size), a.y.at(first, size)
 
         def body(i: V, lanes: int, mask: V | None) -> None:
@@ -140,7 +142,8 @@ def _accepts_rows(site: Site) -> str:
     x = site.inputs[0]
     if reason := _accepts(site):
         return reason
-    assert x is not None and x.rank is not None, "checked above"
+    if x is None or x.rank is None:
+        return "an unknown rank"
     axis = int(site.node.attrs.get("axis", -1)) % x.rank  # type: ignore[arg-type]
     if int(site.node.attrs.get("stash_type", 1)) == DType.F64.onnx:  # type: ignore[arg-type]
         return "computes in f64"

@@ -133,4 +133,6 @@ def _lower_blocked(work: Work) -> list[Launch]:
 for _op in registered():
     if _op.expression is not None:
         lowering(Lowering("pointwise", _op.domain, _op.name, accepts_expression, _lower_plain))
-        lowering(Lowering("pointwise-blocked", _op.domain, _op.name, _accepts_blocked, _lower_blocked, layouts="blocked"))
+        lowering(
+            Lowering("pointwise-blocked", _op.domain, _op.name, _accepts_blocked, _lower_blocked, layouts="blocked")
+        )

@@ -125,9 +125,7 @@ def _dynamic(work: Work) -> list[Launch]:
     ends = [work.memory.temporary(4) for _ in range(2)]
     launches: list[Launch] = []
     for place, op in zip(ends, ("min", "max"), strict=True):
-        launches += reduce_axes(
-            work, x.place, _F32, x.shape, range(len(x.shape)), Fold(op, None, None), place, _F32
-        )
+        launches += reduce_axes(work, x.place, _F32, x.shape, range(len(x.shape)), Fold(op, None, None), place, _F32)
     low, high = (arg(i, _F32) for i in range(2))
     low, high = minimum(low, 0.0), maximum(high, 0.0)
     step = (high - low) / 255.0
@@ -135,9 +133,7 @@ def _dynamic(work: Work) -> list[Launch]:
     zero = cast(maximum(minimum(unary("round", -low / step), 255.0), 0.0), DType.U8)
     found = [View(p, _F32, ()) for p in ends]
     y, scale, point = (*work.outputs, None, None)[:3]
-    places = [
-        b.place if b is not None else work.memory.temporary(4) for b in (scale, point)
-    ]
+    places = [b.place if b is not None else work.memory.temporary(4) for b in (scale, point)]
     scalars = [View(p, d, ()) for p, d in zip(places, (_F32, DType.U8), strict=True)]
     launches += apply(step, (), found, scalars[0], work.target)
     launches += apply(zero, (), found, scalars[1], work.target)

@@ -10,7 +10,8 @@ import numpy as np
 
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX
-from skipjack.kernels.emit import binary, cast as convert, emit, load_as, register_type, store_as, supported, supported_dtype
+from skipjack.kernels.emit import binary, emit, load_as, register_type, store_as, supported, supported_dtype
+from skipjack.kernels.emit import cast as convert
 from skipjack.kernels.fold import fold
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Place, Site, Work, generator, lowering
 from skipjack.kernels.span import lanes_for, maskable, span

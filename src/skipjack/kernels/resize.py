@@ -1,4 +1,4 @@
-"""Resize of plain tensors, one axis after the other: each output index is a weighted sum of input indices from a table."""
+"""Resize of plain tensors, axis by axis: an output index is a weighted sum of the input indices in a table."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from skipjack.lang.program import I64, PTR, Program
 from skipjack.ops.image import axis_weights, resize_plan, source_positions
 from skipjack.ops.registry import Ref
 from skipjack.targets.target import Target
-
-
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def _pack_recurrence(r: np.ndarray, gates: int, padded: int, lanes: int, chosen:
 
 
 def _bias(work: Work, s: Sizes, separate: bool) -> tuple[Place, Place]:
-    """(bias of the projected inputs [D, columns], bias of the last gate's recurrence [D, padded], kept apart for GRU)."""
+    """(bias of the projected inputs [D, columns], bias of the last gate's recurrence [D, padded])."""
     b = work.maybe(3)
     if b is None:
         none = np.zeros((s.directions, s.columns), np.float32)
@@ -152,9 +152,7 @@ def _recurrence(
 
     def packed(chosen: Sequence[int]) -> Place:
         recipe = f"rnn{s.gates}x{s.padded}v{vl}:{chosen}"
-        return work.memory.packed(
-            work.input(2), recipe, lambda x: _pack_recurrence(x, s.gates, s.padded, vl, chosen)
-        )
+        return work.memory.packed(work.input(2), recipe, lambda x: _pack_recurrence(x, s.gates, s.padded, vl, chosen))
 
     peephole = work.maybe(7)
     lengths, h0, c0 = work.maybe(4), work.maybe(5), work.maybe(6)

@@ -210,9 +210,7 @@ class _Sequence:
         k, g = self.k, self.g
         with k.loop(g.padded, step=self.vl) as j:
             sums = self.sums(g.r, 2, j, self.state())
-            update, reset = (
-                self.f(0, fed.at(n * g.padded + j, 4).load(self.vector) + sums[n]) for n in range(2)
-            )
+            update, reset = (self.f(0, fed.at(n * g.padded + j, 4).load(self.vector) + sums[n]) for n in range(2))
             self.update.at(j, 4).store(update)
             self.fresh.at(j, 4).store(reset * self.state().at(j, 4).load(self.vector))
         with k.loop(g.padded, step=self.vl) as j:

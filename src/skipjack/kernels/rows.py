@@ -26,7 +26,19 @@ def gather_rows(
     rows, length, per_part = (outer, count, 1) if inner == 1 else (outer * count, inner, count)
     step = 0 if inner == 1 else itemsize
     block = max(1, min(rows, _UNIT // length))
-    words = (source, index.place, out, rows, block, length, per_part, size * inner * itemsize, size, inner * itemsize, step)
+    words = (
+        source,
+        index.place,
+        out,
+        rows,
+        block,
+        length,
+        per_part,
+        size * inner * itemsize,
+        size,
+        inner * itemsize,
+        step,
+    )
     spec = KernelSpec("gather_rows", (index.dtype, itemsize))
     return [Launch(spec, -(-rows // block), words, (source, index.place), (out,))]
 
@@ -37,7 +49,9 @@ _WORDS = ("rows", "block", "length", "per_part", "part_step", "size", "stride", 
 @generator("gather_rows")
 def kernel(target: Target, name: str, index: DType, itemsize: int) -> Program:
     """The kernel of `gather_rows`: lanes over the elements of a row."""
-    k = Kernel(name, [("source", PTR), ("index", PTR), ("out", PTR), *((n, I64) for n in _WORDS)], 8 * target.vector_bytes)
+    k = Kernel(
+        name, [("source", PTR), ("index", PTR), ("out", PTR), *((n, I64) for n in _WORDS)], 8 * target.vector_bytes
+    )
     a = k.arg
     ty = memory_type(_RAW[itemsize])
     wide = target.vector_bytes // 8

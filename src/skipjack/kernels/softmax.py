@@ -53,39 +53,42 @@ def _finite(k: Kernel, top: V) -> V:
 def rows(target: Target, name: str, dtype: DType, is_log: bool) -> Program:
     """Softmax over contiguous rows. A unit is a block of rows."""
     k = Kernel(name, [("x", PTR), ("y", PTR), ("rows", I64), ("block", I64), ("n", I64)], 8 * target.vector_bytes)
-    a, size = k.arg, dtype.itemsize
-    lanes, masked = lanes_for(target, [dtype]), maskable(target, [dtype])
-    keep = dtype is DType.F32 and not is_log
+    a = k.arg
     with k.units() as u:
         first = u * a.block
         with k.loop(k.min(first + a.block, a.rows), first) as r:
-            x, y = a.x.at(r * a.n, size), a.y.at(r * a.n, size)
-
-            def at(i: V, w: int, m: V | None, x: V = x) -> V:
-                return load_as(k, x.at(i, size), dtype, w, m)
-
-            top = fold(k, a.n, F32, lanes, masked, k.max, -math.inf, at)
-            top = _finite(k, top) if is_log else top
-
-            def power(i: V, w: int, m: V | None, top: V = top, y: V = y, at=at) -> V:  # noqa: ANN001
-                e = exp(k, at(i, w, m) - top)
-                if keep:
-                    store_as(k, y.at(i, size), e, dtype, m)
-                return e
-
-            total = fold(k, a.n, F32, lanes, masked, add, 0.0, power)
-            last = top + log(k, total) if is_log else 1.0 / total
-
-            def finish(i: V, w: int, m: V | None, y: V = y, at=at, top: V = top, last: V = last) -> None:  # noqa: ANN001
-                if is_log:
-                    value = at(i, w, m) - last
-                else:
-                    e = load_as(k, y.at(i, size), dtype, w, m) if keep else exp(k, at(i, w, m) - top)
-                    value = e * last
-                store_as(k, y.at(i, size), value, dtype, m)
-
-            span(k, k.i64(0), a.n, lanes, masked, finish, 2 if keep or is_log else 1)
+            at = r * a.n
+            _row(k, target, dtype, is_log, a.x.at(at, dtype.itemsize), a.y.at(at, dtype.itemsize))
     return k.finish()
+
+
+def _row(k: Kernel, target: Target, dtype: DType, is_log: bool, x: V, y: V) -> None:
+    """Softmax of the n elements at x; f32 powers are kept in y until their sum is known."""
+    n, size = k.arg.n, dtype.itemsize
+    lanes, masked = lanes_for(target, [dtype]), maskable(target, [dtype])
+    keep = dtype is DType.F32 and not is_log
+
+    def at(i: V, w: int, m: V | None) -> V:
+        return load_as(k, x.at(i, size), dtype, w, m)
+
+    def power(i: V, w: int, m: V | None) -> V:
+        e = exp(k, at(i, w, m) - top)
+        if keep:
+            store_as(k, y.at(i, size), e, dtype, m)
+        return e
+
+    def finish(i: V, w: int, m: V | None) -> None:
+        if is_log:
+            value = at(i, w, m) - last
+        else:
+            value = (load_as(k, y.at(i, size), dtype, w, m) if keep else exp(k, at(i, w, m) - top)) * last
+        store_as(k, y.at(i, size), value, dtype, m)
+
+    top = fold(k, n, F32, lanes, masked, k.max, -math.inf, at)
+    top = _finite(k, top) if is_log else top
+    total = fold(k, n, F32, lanes, masked, add, 0.0, power)
+    last = top + log(k, total) if is_log else 1.0 / total
+    span(k, k.i64(0), n, lanes, masked, finish, 2 if keep or is_log else 1)
 
 
 @generator("softmax_columns")

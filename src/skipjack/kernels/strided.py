@@ -1,7 +1,7 @@
 """One expression over views of memory: elementwise operators, copies, transposes, slices and fills are all this kernel.
 
-A view is a place and a stride in bytes per axis. Axes that lie behind one another in every view are joined, the innermost
-one runs in vector lanes, the next is a loop, the rest come from the unit's number.
+A view is a place and a stride in bytes per axis. Axes that lie behind one another in every view are joined, the
+innermost one runs in vector lanes, the next is a loop, the rest come from the unit's number.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ def apply(expr: Expr, shape: Sequence[int], inputs: Sequence[View | None], out: 
     outer = axes[:-2]
     depth = next(c for c in _OUTER_CLASSES if c >= len(outer))
     outer = [(1, (0,) * (len(present) + 1))] * (depth - len(outer)) + outer
-    kinds = tuple(
-        _kind(s, v.dtype, inner[0], is_out) for s, v, is_out in _inner_steps(inner, present, out)
-    )
+    kinds = tuple(_kind(s, v.dtype, inner[0], is_out) for s, v, is_out in _inner_steps(inner, present, out))
     dtypes = tuple(None if v is None else v.dtype for v in inputs)
     columns = min(inner[0], _UNIT)
     block = max(1, min(rows[0], _UNIT // columns))
@@ -127,9 +125,7 @@ def _kind(step: int, dtype: DType, size: int, is_out: bool) -> str:
     return "0" if step == 0 and not is_out else "g"
 
 
-def _peeled(
-    expr: Expr, axes: Sequence[Axis], inputs: Sequence[View | None], out: View, target: Target
-) -> list[Launch]:
+def _peeled(expr: Expr, axes: Sequence[Axis], inputs: Sequence[View | None], out: View, target: Target) -> list[Launch]:
     """One launch per index of the outermost axis, for views with more axes than the kernel takes."""
     size, steps = axes[0]
     shape = [n for n, _ in axes[1:]]
@@ -243,9 +239,7 @@ class _Writer:
 
     def row(self, pointers: list[V], start: V, stop: V) -> None:
         k = self.k
-        fixed = {
-            i: load_as(k, pointers[i], d, 0) for i, d in enumerate(self.present) if self.kinds[i] == "0"
-        }
+        fixed = {i: load_as(k, pointers[i], d, 0) for i, d in enumerate(self.present) if self.kinds[i] == "0"}
 
         def body(index: V, lanes: int, mask: V | None) -> None:
             values: list[V] = []
@@ -254,7 +248,11 @@ class _Writer:
                 if d is None:
                     values.append(k.constant(I64, 0))
                     continue
-                one = fixed[column].splat(lanes) if column in fixed else self.load(column, pointers[column], index, lanes, mask)
+                one = (
+                    fixed[column].splat(lanes)
+                    if column in fixed
+                    else self.load(column, pointers[column], index, lanes, mask)
+                )
                 values.append(one)
                 column += 1
             self.store(pointers[-1], index, emit(k, self.expr, values, lanes), lanes, mask)

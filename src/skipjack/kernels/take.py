@@ -31,7 +31,9 @@ def take_axis(
     """out[..., i, ...] = source[..., index[i], ...] along one axis, count indices."""
     block = math.prod(shape[axis + 1 :]) * itemsize
     size = shape[axis]
-    return take(source, index, index_dtype, out, math.prod(shape[:axis]), count, [(size, block)], block, size * block, 0)
+    return take(
+        source, index, index_dtype, out, math.prod(shape[:axis]), count, [(size, block)], block, size * block, 0
+    )
 
 
 def take(
@@ -46,15 +48,27 @@ def take(
     source_step: int,
     index_step: int,
 ) -> list[Launch]:
-    """For each of outer parts, count index tuples name blocks of nbytes; axes holds (size, stride) per number of a tuple.
+    """For each of outer parts, count index tuples name blocks of nbytes; axes: (size, stride) per number of a tuple.
 
-    The steps lead, in bytes, from one part's source and indices to the next's. Indices outside an axis are moved to its end.
+    The steps lead, in bytes, from one part's source and indices to the next's. An index outside its axis is moved to
+    the nearest end.
     """
     if outer * count * nbytes == 0 or any(size == 0 for size, _ in axes):
         return []
     per_unit = max(1, min(count, _UNIT_BYTES // nbytes))
     chunks = -(-count // per_unit)
-    words = (source, index, out, count, per_unit, chunks, nbytes, source_step, index_step, *(w for a in axes for w in a))
+    words = (
+        source,
+        index,
+        out,
+        count,
+        per_unit,
+        chunks,
+        nbytes,
+        source_step,
+        index_step,
+        *(w for a in axes for w in a),
+    )
     way = "one" if nbytes in (1, 2, 4, 8) else "words" if nbytes % 4 == 0 else "bytes"
     spec = KernelSpec("take", (index_dtype, len(axes), way, nbytes if way == "one" else 0))
     return [Launch(spec, outer * chunks, words, (source, index), (out,))]
