@@ -23,9 +23,12 @@ import skipjack.kernels.pool
 import skipjack.kernels.pool_plain
 import skipjack.kernels.put
 import skipjack.kernels.quantise
+import skipjack.kernels.quantised_conv
 import skipjack.kernels.reduce
 import skipjack.kernels.repack
+import skipjack.kernels.resize
 import skipjack.kernels.resize_blocked
+import skipjack.kernels.rnn
 import skipjack.kernels.rotary
 import skipjack.kernels.rows
 import skipjack.kernels.scan
