@@ -34,7 +34,8 @@ def test_facts_are_keys_and_attributes_and_cannot_change() -> None:
 def test_every_promised_fact_is_there() -> None:
     facts = cpu.cpu_architecture()
     caches = {f"{c}_cache_size" for c in ("L1_data", "L1_instruction", "L2", "L3")}
-    named = ["architecture", "vendor", "vendor_id", "vendor_model", "isa", "vnni", "bf16", "dotprod", "i8mm", "num_sockets"]
+    flags = ["vnni", "bf16", "dotprod", "i8mm"]
+    named = ["architecture", "vendor", "vendor_id", "vendor_model", "isa", "num_sockets", *flags]
     available = {"available_sockets", "available_num_sockets"}
     both = ["cores_per_socket", "threads_per_core", "num_cores", "num_hw_threads", "num_numa"]
     assert set(facts) == {*caches, *named, *available, *both, *(f"available_{name}" for name in both)}
