@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from skipjack.core.errors import ConfigError, HardwareError, nearest
-from skipjack.runtime.platform import cgroup_quota
+from skipjack.runtime.cores import cgroup_quota
 from skipjack.targets.target import host_features
 
 ISAS = ("avx2", "avx512", "neon", "sve")

@@ -20,7 +20,8 @@ from skipjack.codegen.objects import cache_directory
 from skipjack.core import knobs
 from skipjack.cpu import cpu_architecture
 from skipjack.engine import Engine
-from skipjack.runtime.platform import cgroup_quota, platform
+from skipjack.runtime.cores import cgroup_quota
+from skipjack.runtime.platform import platform
 from skipjack.targets.target import host, host_features, runnable
 
 _INTERESTING = ("avx2", "fma", "avx512", "amx", "gfni", "vaes", "f16c", "neon", "sve", "dotprod", "i8mm", "bf16")

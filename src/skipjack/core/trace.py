@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+import warnings
 
 from skipjack.core import knobs
 
@@ -30,3 +31,13 @@ def dump(name: str, content: str, suffix: str = "txt") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     safe = re.sub(r"[^\w.-]+", "_", name)[:80]
     (folder / f"{next(_numbers):04d}-{safe}.{suffix}").write_text(content)
+
+
+_warned: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """A RuntimeWarning, the first time this process says it."""
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(f"skipjack: {message}", RuntimeWarning, stacklevel=2)

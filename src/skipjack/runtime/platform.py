@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 import mmap
 import os
 import sys
 import threading
-from pathlib import Path
 from typing import Protocol
 
 from skipjack.core import knobs
 from skipjack.core.errors import HardwareError
+from skipjack.core.forking import renew_in_child
+from skipjack.runtime.cores import usable_cores
 
 HUGE = 2 << 20
+FUTEX_WAIT, FUTEX_WAKE = 128, 129
 
 
 class Platform(Protocol):
@@ -30,16 +31,15 @@ class Platform(Protocol):
         """One CPU number per physical core this process may use, quota respected."""
         ...
 
-    def pin(self, core: int) -> None:
-        """Keep the calling thread on a core; does nothing where that cannot be done."""
+    def pin(self, thread: int, core: int) -> None:
+        """Keep a thread (its native id) on a core; does nothing where that cannot be done."""
         ...
 
-    def sleep_while(self, address: int, value: int) -> None:
-        """Return when the 32-bit word at address is no longer value and somebody called wake, or sooner."""
-        ...
+    def futex(self) -> tuple[int, int]:
+        """Address of a C function and its first argument: called as f(number, address, operation, value, timeout, 0, 0).
 
-    def wake(self, address: int) -> None:
-        """Wake every thread that sleeps on address."""
+        FUTEX_WAIT sleeps while the 32-bit word at address is value and may return sooner, FUTEX_WAKE wakes all who sleep there.
+        """
         ...
 
     def reserve(self, nbytes: int) -> mmap.mmap:
@@ -51,29 +51,51 @@ class Platform(Protocol):
         ...
 
 
+_FUTEX_CALL = ctypes.CFUNCTYPE(
+    ctypes.c_int64,
+    ctypes.c_int64,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_int64,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+)
+
+
 class Portable:
     """Works everywhere: condition variables instead of futexes, no affinity."""
 
     name = "portable"
 
     def __init__(self) -> None:
+        self._renew()
+        self._call = _FUTEX_CALL(self._wait_or_wake)
+        renew_in_child(self._renew)
+
+    def _renew(self) -> None:
         self._changed = threading.Condition()
 
     def cores(self) -> list[int]:
+        if hasattr(os, "sched_getaffinity"):
+            return sorted(os.sched_getaffinity(0))
         return list(range(os.cpu_count() or 1))
 
-    def pin(self, core: int) -> None:
+    def pin(self, thread: int, core: int) -> None:
         return
 
-    def sleep_while(self, address: int, value: int) -> None:
-        word = ctypes.c_uint32.from_address(address)
-        with self._changed:
-            if word.value == value & 0xFFFFFFFF:
-                self._changed.wait(timeout=1.0)
+    def futex(self) -> tuple[int, int]:
+        return ctypes.cast(self._call, ctypes.c_void_p).value or 0, 0
 
-    def wake(self, address: int) -> None:
+    def _wait_or_wake(
+        self, number: int, address: int, operation: int, value: int, timeout: int, address2: int, value3: int
+    ) -> int:
         with self._changed:
-            self._changed.notify_all()
+            if operation == FUTEX_WAKE:
+                self._changed.notify_all()
+            elif ctypes.c_uint32.from_address(address).value == value:
+                self._changed.wait(timeout=1.0)
+        return 0
 
     def reserve(self, nbytes: int) -> mmap.mmap:
         return mmap.mmap(-1, max(nbytes, 1))
@@ -83,12 +105,7 @@ class Portable:
 
 
 _FUTEX = {"x86_64": 202, "aarch64": 98}
-_FUTEX_WAIT_PRIVATE, _FUTEX_WAKE_PRIVATE = 128, 129
 _ARCH_PRCTL, _REQ_XCOMP_PERM, _TILE_DATA = 158, 0x1023, 18
-
-
-class _TimeSpec(ctypes.Structure):
-    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
 
 class Linux(Portable):
@@ -104,34 +121,16 @@ class Linux(Portable):
             raise HardwareError(f"SKIPJACK_PLATFORM=linux: no futex number is known for {self._machine}; use portable")
 
     def cores(self) -> list[int]:
-        allowed = sorted(os.sched_getaffinity(0))
-        physical = _one_per_physical_core(allowed)
-        quota = cgroup_quota()
-        return physical if quota is None else physical[: max(1, math.ceil(quota))]
+        return usable_cores(sorted(os.sched_getaffinity(0)))
 
-    def pin(self, core: int) -> None:
+    def pin(self, thread: int, core: int) -> None:
         try:
-            os.sched_setaffinity(0, {core})
+            os.sched_setaffinity(thread, {core})
         except OSError:
             return
 
-    def sleep_while(self, address: int, value: int) -> None:
-        second = _TimeSpec(1, 0)
-        self._libc.syscall(
-            ctypes.c_long(_FUTEX[self._machine]),
-            ctypes.c_void_p(address),
-            ctypes.c_int(_FUTEX_WAIT_PRIVATE),
-            ctypes.c_uint32(value & 0xFFFFFFFF),
-            ctypes.byref(second),
-        )
-
-    def wake(self, address: int) -> None:
-        self._libc.syscall(
-            ctypes.c_long(_FUTEX[self._machine]),
-            ctypes.c_void_p(address),
-            ctypes.c_int(_FUTEX_WAKE_PRIVATE),
-            ctypes.c_int(1 << 30),
-        )
+    def futex(self) -> tuple[int, int]:
+        return ctypes.cast(self._libc.syscall, ctypes.c_void_p).value or 0, _FUTEX[self._machine]
 
     def reserve(self, nbytes: int) -> mmap.mmap:
         size = max(nbytes, 1)
@@ -148,36 +147,6 @@ class Linux(Portable):
         if self._machine != "x86_64":
             return False
         return self._libc.syscall(_ARCH_PRCTL, _REQ_XCOMP_PERM, _TILE_DATA) == 0
-
-
-def _one_per_physical_core(cpus: list[int]) -> list[int]:
-    seen: set[str] = set()
-    kept: list[int] = []
-    for cpu in cpus:
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        try:
-            group = siblings.read_text().strip()
-        except OSError:
-            group = str(cpu)
-        if group not in seen:
-            seen.add(group)
-            kept.append(cpu)
-    return kept
-
-
-def cgroup_quota() -> float | None:
-    """CPUs' worth of time the control group grants, None when it sets no limit."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        quota_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text())
-        period_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return None
-    return None if quota_us <= 0 else quota_us / period_us
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """A team: the calling thread and its workers, which walk tables together.
 
-Workers are Python threads that live inside jitted code while there is work; idle ones spin for a bounded time and then sleep.
-A team belongs to the process that made it: after a fork the child makes new workers on its first run.
+Workers are Python threads that live inside jitted code: idle ones spin for a bounded time and then sleep until the next run.
+A team belongs to the process that made it: a forked child makes workers of its own on its first run.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import os
 import sys
 import threading
 import weakref
+from typing import Any
 
 import numpy as np
 
 from skipjack.core import knobs
+from skipjack.core.forking import renew_in_child
+from skipjack.core.trace import warn_once
 from skipjack.runtime import walker
-from skipjack.runtime.platform import Platform, platform
+from skipjack.runtime.platform import platform
 
 _SPINS_PER_US = 30
+_JOIN_SECONDS = 5.0
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_POST = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
-_WORK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+_WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 _teams: weakref.WeakSet[Team] = weakref.WeakSet()
 
 
@@ -39,59 +42,48 @@ def _aligned_words(count: int) -> np.ndarray:
 
 
 class Team:
-    """A fixed number of threads, the caller among them. One run at a time: the owner locks.
+    """A number of threads, the caller among them. One run at a time: the owner locks.
 
-    cores are where workers are pinned when they start; the owner may change them before the first run.
+    threads is how many run: what was asked for, or fewer where the system gives no more. Workers are pinned to cores.
+    A team that is forgotten ends its workers.
     """
 
     def __init__(self, threads: int, cores: list[int] | None = None) -> None:
-        self.threads = threads
+        self.wanted = threads
         self.cores: list[int] = cores or []
-        self._platform: Platform = platform()
         library = walker.library()
-        self._run = _RUN(library.address("run"))
-        self._post = _POST(library.address("post"))
-        self._work = _WORK(library.address("work"))
-        self._start()
+        self._run: Any = _RUN(library.address("run"))
+        self._renew()
+        renew_in_child(self._renew)
         _teams.add(self)
 
-    def _start(self) -> None:
-        self._pid = os.getpid()
-        self.control = _aligned_words(walker.control_words(self.threads))
-        self._address = self.control.ctypes.data
-        self._argument = ctypes.c_void_p(self._address)
-        self.control[walker.THREADS] = self.threads
-        self.control[walker.YIELD] = _yield_address()
+    def _renew(self) -> None:
+        """Forget the workers and everything they share with this thread; the next run starts new ones."""
+        self.threads = self.wanted
+        self._table: np.ndarray | None = None
         self._scratch = np.zeros(0, np.uint8)
         self._stride = 0
-        self._table: np.ndarray | None = None
+        self.control = _aligned_words(walker.control_words(self.threads))
+        self._argument = ctypes.c_void_p(self.control.ctypes.data)
+        self.control[walker.THREADS] = self.threads
+        self.control[walker.YIELD] = _yield_address()
+        self.control[walker.FUTEX], self.control[walker.FUTEX_NUMBER] = platform().futex()
+        self.control[walker.SPINS] = knobs.SPIN_US.get() * _SPINS_PER_US
         self._workers: list[threading.Thread] = []
-
-    def _spawn(self) -> None:
-        spins = knobs.SPIN_US.get() * _SPINS_PER_US
-        for index in range(1, self.threads):
-            core = self.cores[index % len(self.cores)] if self.cores else None
-            args = (self._work, self._platform, self.control, index, spins, core)
-            worker = threading.Thread(target=_live, args=args, daemon=True, name=f"skipjack-{index}")
-            worker.start()
-            self._workers.append(worker)
+        self._end: weakref.finalize[[np.ndarray, int], Team] | None = None
 
     def run(self, table: np.ndarray, scratch_bytes: int, stamps: np.ndarray | None = None) -> None:
         """Walk a table (int64 rows of kernel, arguments, units, barrier) with every thread; returns when all are done."""
-        if self._table is not table or self._pid != os.getpid() or stamps is not None:
+        if self._table is not table or stamps is not None:
             self._load(table, scratch_bytes, stamps)
-        if self.threads > 1:
-            if not self._workers:
-                self._spawn()
-            if self._post(self._argument):
-                self._platform.wake(self._address)
         self._run(self._argument)
 
     def _load(self, table: np.ndarray, scratch_bytes: int, stamps: np.ndarray | None) -> None:
-        if self._pid != os.getpid():
-            self._start()
+        if self.threads > 1 and not self._workers:
+            self._spawn()
         if scratch_bytes > self._stride or not self._scratch.nbytes:
             self._grow(scratch_bytes)
+        self._table = None
         self.control[walker.TABLE] = table.ctypes.data
         self.control[walker.ROWS] = len(table)
         self.control[walker.STAMPS] = 0 if stamps is None else stamps.ctypes.data
@@ -100,56 +92,68 @@ class Team:
     def _grow(self, scratch_bytes: int) -> None:
         stride = -(-max(scratch_bytes, 64) // 4096) * 4096 + 4096
         self._stride = stride - 4096
-        self._scratch = np.zeros(stride * self.threads + 4096, np.uint8)
+        self._scratch = np.zeros(stride * self.wanted + 4096, np.uint8)
         start = self._scratch.ctypes.data
         self.control[walker.SCRATCH] = -(-start // 4096) * 4096
         self.control[walker.SCRATCH_STRIDE] = stride
 
+    def _spawn(self) -> None:
+        work: Any = _WORK(walker.library().address("work"))
+        self._end = weakref.finalize(self, _stop, self.control, os.getpid())
+        self._end.atexit = False
+        workers: list[threading.Thread] = []
+        try:
+            for index in range(1, self.threads):
+                args = (work, self.control, index, int(self.control[walker.GENERATION]))
+                worker = threading.Thread(target=_live, args=args, daemon=True, name=f"skipjack-{index}")
+                worker.start()
+                workers.append(worker)
+        except (RuntimeError, MemoryError) as error:
+            self.threads = 1 + len(workers)
+            self.control[walker.THREADS] = self.threads
+            warn_once(f"could not start thread {self.threads + 1} of {self.wanted} ({error}); running on {self.threads}")
+        except BaseException:
+            self.stop()
+            raise
+        self._workers = workers
+        self.place(self.cores)
+
+    def place(self, cores: list[int]) -> None:
+        """Pin the workers to these cores, now or when they start. The caller's thread stays where its owner put it."""
+        self.cores = cores
+        if not cores or not knobs.AFFINITY.get():
+            return
+        for index, worker in enumerate(self._workers, start=1):
+            if worker.native_id is not None:
+                platform().pin(worker.native_id, cores[index % len(cores)])
+
+    def stop(self) -> list[threading.Thread]:
+        """Tell the workers to end, and give their threads; a later run starts new ones."""
+        workers = self._workers
+        if self._end is not None and self._end.detach() is not None:
+            _stop(self.control, os.getpid())
+            self._renew()
+        return workers
+
     def close(self) -> None:
-        """End the workers; the team may not run again."""
-        if self._pid != os.getpid() or not self._workers:
-            return
-        self.control[walker.STOP] = 1
-        self._post(self._argument)
-        self._platform.wake(self._address)
-        for worker in self._workers:
-            worker.join(timeout=5)
-        self._workers = []
+        """End the workers and wait for them; a later run starts new ones."""
+        for worker in self.stop():
+            worker.join(_JOIN_SECONDS)
 
 
-def _live(work: _WORK, system: Platform, control: np.ndarray, index: int, spins: int, core: int | None) -> None:  # type: ignore[valid-type]
-    """A worker's life: run jobs in jitted code, sleep when idle, leave when told."""
-    if core is not None and knobs.AFFINITY.get():
-        system.pin(core)
-    address = control.ctypes.data
-    seen = 0
-    sleepers = ctypes.c_int64.from_address(address + 8 * walker.SLEEPERS)
-    lock = _sleep_lock
-    while True:
-        seen = work(address, index, seen, spins)  # type: ignore[operator]
-        if seen == walker.STOPPED:
-            return
-        with lock:
-            sleepers.value += 1
-        while control[walker.GENERATION] == seen:
-            system.sleep_while(address, seen)
-        with lock:
-            sleepers.value -= 1
+def _live(work: Any, control: np.ndarray, index: int, seen: int) -> None:
+    """A worker's life: the array keeps the memory alive that its code looks at."""
+    work(control.ctypes.data, index, seen)
 
 
-_sleep_lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    global _sleep_lock
-    _sleep_lock = threading.Lock()
+def _stop(control: np.ndarray, pid: int) -> None:
+    """Tell the workers of a control block to end. A forked child has none of its parent's."""
+    if pid == os.getpid():
+        stop: Any = _RUN(walker.library().address("stop"))
+        stop(control.ctypes.data)
 
 
 @atexit.register
 def _close_all() -> None:
-    for team in list(_teams):
-        team.close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    for worker in [w for team in list(_teams) for w in team.stop()]:
+        worker.join(_JOIN_SECONDS)

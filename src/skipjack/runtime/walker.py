@@ -12,13 +12,13 @@ import llvmlite.binding as llvm
 
 from skipjack.codegen.compile_object import compile_text
 from skipjack.codegen.jit import Library
+from skipjack.runtime.platform import FUTEX_WAIT, FUTEX_WAKE
 
 GENERATION, ARRIVALS, RELEASED = 0, 8, 16
 TABLE, ROWS, SCRATCH, SCRATCH_STRIDE, THREADS, YIELD, STOP, STAMPS = 24, 25, 26, 27, 28, 29, 30, 31
-SLEEPERS = 32
+SLEEPERS, FUTEX, FUTEX_NUMBER, SPINS = 32, 33, 34, 35
 EPOCHS = 40
 ROW_WORDS = 4
-STOPPED = -1
 _SPINS_BEFORE_YIELD = 4000
 
 _PAUSE = {
@@ -35,11 +35,6 @@ def control_words(threads: int) -> int:
 _TEXT = """
 {declare}
 declare i64 @llvm.readcyclecounter()
-
-define internal ptr @word(ptr %c, i64 %i) alwaysinline {{
-  %p = getelementptr i64, ptr %c, i64 %i
-  ret ptr %p
-}}
 
 define internal void @barrier(ptr %c, i64 %tid) nounwind {{
 entry:
@@ -69,7 +64,7 @@ wait:
 spin:
   {pause}
   %n1 = add i64 %n, 1
-  %long = icmp sgt i64 %n1, {SPINS}
+  %long = icmp sgt i64 %n1, {YIELD_AFTER}
   br i1 %long, label %sleepy, label %again
 sleepy:
   %yield.p = getelementptr i64, ptr %c, i64 {YIELD}
@@ -165,6 +160,30 @@ out:
   ret void
 }}
 
+define internal void @futex(ptr %c, i64 %operation, i64 %value) nounwind {{
+  %f.p = getelementptr i64, ptr %c, i64 {FUTEX}
+  %f = load ptr, ptr %f.p
+  %number.p = getelementptr i64, ptr %c, i64 {FUTEX_NUMBER}
+  %number = load i64, ptr %number.p
+  %r = call i64 %f(i64 %number, ptr %c, i64 %operation, i64 %value, ptr null, ptr null, i64 0)
+  ret void
+}}
+
+define internal void @post(ptr %c) nounwind {{
+entry:
+  %gen.p = getelementptr i64, ptr %c, i64 {GENERATION}
+  %old = atomicrmw add ptr %gen.p, i64 1 seq_cst
+  %sleepers.p = getelementptr i64, ptr %c, i64 {SLEEPERS}
+  %sleepers = load atomic i64, ptr %sleepers.p seq_cst, align 8
+  %any = icmp ne i64 %sleepers, 0
+  br i1 %any, label %wake, label %out
+wake:
+  call void @futex(ptr %c, i64 {FUTEX_WAKE}, i64 1073741824)
+  br label %out
+out:
+  ret void
+}}
+
 define void @run(ptr %c) nounwind {{
 entry:
   %nthreads.p = getelementptr i64, ptr %c, i64 {THREADS}
@@ -175,29 +194,30 @@ alone:
   call void @walk(ptr %c, i64 0)
   ret void
 team:
+  call void @post(ptr %c)
   call void @walk(ptr %c, i64 0)
   call void @barrier(ptr %c, i64 0)
   ret void
 }}
 
-define i64 @post(ptr %c) nounwind {{
-  %gen.p = getelementptr i64, ptr %c, i64 {GENERATION}
-  %old = atomicrmw add ptr %gen.p, i64 1 seq_cst
-  %sleepers.p = getelementptr i64, ptr %c, i64 {SLEEPERS}
-  %sleepers = load atomic i64, ptr %sleepers.p seq_cst, align 8
-  ret i64 %sleepers
+define void @stop(ptr %c) nounwind {{
+  %stop.p = getelementptr i64, ptr %c, i64 {STOP}
+  store atomic i64 1, ptr %stop.p seq_cst, align 8
+  call void @post(ptr %c)
+  ret void
 }}
 
-define i64 @work(ptr %c, i64 %tid, i64 %start, i64 %spins) nounwind {{
+define void @work(ptr %c, i64 %tid, i64 %start) nounwind {{
 entry:
   %gen.p = getelementptr i64, ptr %c, i64 {GENERATION}
   %stop.p = getelementptr i64, ptr %c, i64 {STOP}
-  br label %idle
-idle:
-  %seen = phi i64 [ %start, %entry ], [ %gen, %job ]
+  %sleepers.p = getelementptr i64, ptr %c, i64 {SLEEPERS}
+  %spins.p = getelementptr i64, ptr %c, i64 {SPINS}
+  %spins = load i64, ptr %spins.p
   br label %look
 look:
-  %n = phi i64 [ 0, %idle ], [ %n1, %pause ]
+  %seen = phi i64 [ %start, %entry ], [ %seen, %pause ], [ %seen, %awake ], [ %gen, %job ]
+  %n = phi i64 [ 0, %entry ], [ %n1, %pause ], [ 0, %awake ], [ 0, %job ]
   %gen = load atomic i64, ptr %gen.p acquire, align 8
   %fresh = icmp ne i64 %gen, %seen
   br i1 %fresh, label %check, label %bored
@@ -215,11 +235,23 @@ check:
 job:
   call void @walk(ptr %c, i64 %tid)
   call void @barrier(ptr %c, i64 %tid)
-  br label %idle
+  br label %look
 sleep:
-  ret i64 %seen
+  %s1 = atomicrmw add ptr %sleepers.p, i64 1 seq_cst
+  br label %doze
+doze:
+  %now = load atomic i64, ptr %gen.p seq_cst, align 8
+  %same = icmp eq i64 %now, %seen
+  br i1 %same, label %wait, label %awake
+wait:
+  %low = and i64 %seen, 4294967295
+  call void @futex(ptr %c, i64 {FUTEX_WAIT}, i64 %low)
+  br label %doze
+awake:
+  %s2 = atomicrmw sub ptr %sleepers.p, i64 1 seq_cst
+  br label %look
 leave:
-  ret i64 {STOPPED}
+  ret void
 }}
 """
 
@@ -230,7 +262,7 @@ def source() -> str:
     return _TEXT.format(
         declare=declare,
         pause=pause,
-        SPINS=_SPINS_BEFORE_YIELD,
+        YIELD_AFTER=_SPINS_BEFORE_YIELD,
         GENERATION=GENERATION,
         ARRIVALS=ARRIVALS,
         RELEASED=RELEASED,
@@ -243,9 +275,13 @@ def source() -> str:
         STOP=STOP,
         STAMPS=STAMPS,
         SLEEPERS=SLEEPERS,
+        FUTEX=FUTEX,
+        FUTEX_NUMBER=FUTEX_NUMBER,
+        SPINS=SPINS,
+        FUTEX_WAIT=FUTEX_WAIT,
+        FUTEX_WAKE=FUTEX_WAKE,
         EPOCHS=EPOCHS,
         ROW_WORDS=ROW_WORDS,
-        STOPPED=STOPPED,
     )
 
 
@@ -253,4 +289,4 @@ def source() -> str:
 def library() -> Library:
     """The walker, compiled in this process: its text is ours and fixed, so LLVM cannot meet a surprise."""
     code = compile_text(source(), llvm.get_process_triple(), llvm.get_host_cpu_name(), "")
-    return Library(code, ["walk", "run", "post", "work"])
+    return Library(code, ["walk", "run", "stop", "work"])
