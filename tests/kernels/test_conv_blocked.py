@@ -16,7 +16,7 @@ import skipjack.kernels.layout
 import skipjack.kernels.pool
 import skipjack.kernels.pool_plain
 import skipjack.ops.layout
-import skipjack.ops.pool  # noqa: F401
+import skipjack.ops.pool
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX, SKIPJACK, Node
 from skipjack.ir.types import PLAIN, Layout
@@ -186,6 +186,13 @@ def test_depthwise(shape, kernel, options, target: Target) -> None:
 )
 def test_winograd(m: int, shape, maps, options, target: Target) -> None:
     check_conv(f"conv_winograd{m}", shape, maps, (3, 3), target=target, tolerance=1e-5, **options)
+
+
+def test_winograd_in_bands_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, options = (2, 20, 17, 13), {"pads": (1, 1, 1, 1), "extras": "cr"}
+    whole = check_conv("conv_winograd4", shape, 24, (3, 3), tolerance=1e-5, **options)
+    monkeypatch.setattr(skipjack.kernels.conv_winograd, "_BAND_BYTES", 1)
+    assert np.array_equal(check_conv("conv_winograd4", shape, 24, (3, 3), tolerance=1e-5, **options), whole)
 
 
 TRANSPOSED = [

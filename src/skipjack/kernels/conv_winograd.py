@@ -8,8 +8,8 @@ import numpy as np
 
 from skipjack.ir.graph import SKIPJACK
 from skipjack.kernels.conv_direct import CYCLES_PER_US, extras_of, not_f32
-from skipjack.kernels.conv_shape import conv_shape
-from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, lowering
+from skipjack.kernels.conv_shape import conv_shape, even_block
+from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Place, Site, Work, lowering
 from skipjack.kernels.winograd_block import INPUT_WORDS, OUTPUT_WORDS, WinogradSpec
 from skipjack.kernels.winograd_matrices import transformed_weights
 from skipjack.targets.target import Target
@@ -49,13 +49,27 @@ class Winograd:
         self.block = tile_block(work.target, self.tiles, self.vectors)
 
     def launches(self) -> list[Launch]:
-        """The input transform, then products and output transform."""
+        """Per band of tiles the input transform, then products and output transform; bands share the memory between."""
+        pixels = self.block[0]
+        group_bytes = (self.m + 2) ** 2 * (self.blocks * pixels * self.vl * 4 + 64)
+        groups = even_block(-(-self.tiles // pixels), max(_BAND_BYTES // group_bytes, 1))
+        v, found = self.work.memory.temporary(groups * group_bytes), list[Launch]()
+        weights = self._weights()
+        for first in range(0, self.tiles, groups * pixels):
+            found += self._band(v, weights, first, min(first + groups * pixels, self.tiles))
+        return found
+
+    def _weights(self) -> Place:
+        m, vectors, vl = self.m, self.block[1], self.vl
+        recipe = f"winograd {m} {vectors} {vl}"
+        return self.work.memory.packed(self.work.input(1), recipe, lambda w: _pack(w, m, vectors, vl))
+
+    def _band(self, v: Place, weights: Place, first_tile: int, stop: int) -> list[Launch]:
         s, work, vl, m = self.s, self.work, self.vl, self.m
         pixels, vectors = self.block
         letters, extras = extras_of(work)
-        groups, positions = -(-self.tiles // pixels), (m + 2) ** 2
+        groups = -(-(stop - first_tile) // pixels)
         x, y, places = work.input(0), work.output(), [e.place for e in extras]
-        v = work.memory.temporary(groups * positions * (self.blocks * pixels * vl * 4 + 64))
         common = {
             "tiles_h": self.tiles_h,
             "tiles_w": self.tiles_w,
@@ -63,18 +77,18 @@ class Winograd:
             "pad_h": s.before[1],
             "pad_w": s.before[2],
             "groups": groups,
-            "tiles": self.tiles,
+            "first_tile": first_tile,
+            "tiles": stop,
             "maps": s.maps,
             "map_vectors": self.vectors,
         }
         first = common | {"height": s.size[1], "width": s.size[2]}
         second = common | {"height": s.out[1], "width": s.out[2]}
         spec = WinogradSpec(m, pixels, vectors, letters, s.maps % vl != 0, work.attr("epilogue"))
-        weights = work.memory.packed(work.input(1), f"winograd {m} {vectors} {vl}", lambda w: _pack(w, m, vectors, vl))
         return [
             Launch(
                 KernelSpec("winograd_input", (WinogradSpec(m, pixels),)),
-                self.tiles,
+                stop - first_tile,
                 (x.place, v, *[first[n] for n in INPUT_WORDS]),
                 (x.place,),
                 (v,),
@@ -101,6 +115,7 @@ def winograd_us(work: Work, m: int) -> float:
     return conv_shape(work).batch * (max(products * 1.03, weights) + transforms) / CYCLES_PER_US
 
 
+_BAND_BYTES = 4 << 20
 _TRANSFORM_CYCLES = {2: 70, 4: 230}
 _BYTES_PER_CYCLE = 6
 

@@ -1,6 +1,7 @@
 """Kernels of Winograd convolution F(m x m, 3 x 3) in the blocked layout.
 
-A tile is m x m outputs; tiles of all images are numbered together and `pixels` of them form a group. The input
+A tile is m x m outputs; tiles of all images are numbered together and `pixels` of them form a group. Both kernels work
+on the groups of one band of tiles, from `first_tile` on; the word tiles is the number one past its last. The input
 transform leaves V [group][position][channel block][tile][vl], each position one cache line longer than its data. The
 second kernel multiplies a group with weights [map group][position][channel block][lane][vectors * vl] and transforms
 back.
@@ -18,8 +19,19 @@ from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import F32, I64, PTR, Program
 from skipjack.targets.target import Target
 
-INPUT_WORDS = ("tiles_h", "tiles_w", "blocks", "height", "width", "pad_h", "pad_w")
-OUTPUT_WORDS = ("groups", "tiles", "tiles_h", "tiles_w", "blocks", "height", "width", "maps", "map_vectors")
+INPUT_WORDS = ("first_tile", "tiles_h", "tiles_w", "blocks", "height", "width", "pad_h", "pad_w")
+OUTPUT_WORDS = (
+    "first_tile",
+    "groups",
+    "tiles",
+    "tiles_h",
+    "tiles_w",
+    "blocks",
+    "height",
+    "width",
+    "maps",
+    "map_vectors",
+)
 
 
 @dataclass(frozen=True)
@@ -48,12 +60,13 @@ def winograd_input(target: Target, symbol: str, s: WinogradSpec) -> Program:
     vector, pixel = F32.vec(vl), 4 * vl
     nothing = k.local(pixel)
     nothing.store(k.zero(vector), pixel)
-    with k.units() as tile:
+    with k.units() as unit:
+        tile = unit + a.first_tile
         column, rest = tile % a.tiles_w, tile // a.tiles_w
         row, image = rest % a.tiles_h, rest // a.tiles_h
         top, left = row * s.m - a.pad_h, column * s.m - a.pad_w
         position, group = _group_bytes(a.blocks, s, vl)
-        v = a.v.at((tile // s.pixels) * group + (tile % s.pixels) * pixel)
+        v = a.v.at((unit // s.pixels) * group + (unit % s.pixels) * pixel)
         plane, row_bytes = a.height * a.width * pixel, a.width * pixel
         corner = a.x.at(image * a.blocks * plane + top * row_bytes + left * pixel)
         rows = [(top + i >= 0) & (top + i < a.height) for i in range(n)]
@@ -115,7 +128,7 @@ class _Output:
     def finish(self, group: V, first_vector: V) -> None:
         """Transform scratch back and store what lies inside the image."""
         k, s, a = self.k, self.s, self.a
-        first_tile = group * s.pixels
+        first_tile = a.first_tile + group * s.pixels
         with k.loop(k.min(a.tiles - first_tile, s.pixels)) as r:
             tile = first_tile + r
             column, rest = tile % a.tiles_w, tile // a.tiles_w
