@@ -13,6 +13,7 @@ from skipjack.core.dtypes import DType
 from skipjack.kernels.emit import emit, load_as, memory_type, store_as, to_compute, to_memory
 from skipjack.kernels.launch import Bound, KernelSpec, Launch, Place, Word, generator
 from skipjack.kernels.span import lanes_for, maskable, span
+from skipjack.kernels.transpose_tile import transposed
 from skipjack.lang.expr import Expr, arg
 from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import I64, PTR, Program, Ty
@@ -21,6 +22,7 @@ from skipjack.targets.target import Target
 _UNIT = 8192
 _OUTER_CLASSES = (0, 2, 6)
 _CHEAP = 8
+_SHORT = 8
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def apply(expr: Expr, shape: Sequence[int], inputs: Sequence[View | None], out: 
     if 0 in shape:
         return []
     present = [v for v in inputs if v is not None]
-    axes = collapse(shape, [v.strides for v in (*present, out)])
+    axes = _longest_inside(collapse(shape, [v.strides for v in (*present, out)]))
     if len(axes) > max(_OUTER_CLASSES) + 2:
         return _peeled(expr, axes, inputs, out, target)
     inner, rows = axes[-1], axes[-2] if len(axes) > 1 else (1, (0,) * (len(present) + 1))
@@ -111,6 +113,14 @@ def apply(expr: Expr, shape: Sequence[int], inputs: Sequence[View | None], out: 
     spec = KernelSpec("strided", (expr, dtypes, out.dtype, kinds, depth))
     reads = tuple(v.place for v in present)
     return [Launch(spec, units, tuple(words), reads, (out.place,))]
+
+
+def _longest_inside(axes: list[Axis]) -> list[Axis]:
+    """The axes with a long one innermost where the innermost would fill few lanes."""
+    best = max(range(len(axes)), key=lambda i: axes[i][0])
+    if axes[-1][0] >= _SHORT or axes[best][0] < 4 * _SHORT:
+        return axes
+    return [a for i, a in enumerate(axes) if i != best] + [axes[best]]
 
 
 def _inner_steps(inner: Axis, present: Sequence[View], out: View) -> list[tuple[int, View, bool]]:
@@ -160,6 +170,8 @@ def copy(shape: Sequence[int], source: View, out: View, target: Target) -> list[
     if (ss == os == size or joined == 1) and size < 4 and (joined * size) % 4 == 0 and _aligned(axes[:-1]):
         axes[-1] = (joined * size // 4, (4, 4))
         size = 4
+    if size == 4 and (tiles := transposed(axes, source.place, out.place, target)) is not None:
+        return tiles
     raw = _RAW[size]
     views = [View(v.place, raw, tuple(s[i] for _, s in axes)) for i, v in enumerate((source, out))]
     return apply(arg(0, raw), [n for n, _ in axes], views[:1], views[1], target)
