@@ -14,6 +14,7 @@ from tests.ops.conformance import harness, lists, runners
 
 RUNNERS = {
     "engine": runners.engine,
+    "symbolic_engine": runners.symbolic_engine,
     "reference": runners.reference,
     "typed_reference": runners.typed_reference,
     "symbolic_reference": runners.symbolic_reference,

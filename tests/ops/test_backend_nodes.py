@@ -1,4 +1,4 @@
-"""ONNX's node cases on the numpy references, held to the lists in conformance/.
+"""ONNX's node cases on the numpy references and on the compiled path, held to the lists in conformance/.
 
 passing.txt names every case that passes; a case that is not in it must fail and match a pattern of failing.txt, which
 says why. Both belong to one version of onnx. `python benchmarks/conformance.py --update` rewrites passing.txt.
@@ -18,6 +18,8 @@ pytestmark = pytest.mark.skipif(
     reason=f"the lists are for onnx {lists.onnx_version()}, installed is {onnx.__version__}",
 )
 RUNNERS = [
+    pytest.param(runners.engine, id="engine", marks=pytest.mark.slow),
+    pytest.param(runners.symbolic_engine, id="symbolic_engine", marks=pytest.mark.slow),
     pytest.param(runners.typed_reference, id="typed"),
     pytest.param(runners.symbolic_reference, id="symbolic", marks=pytest.mark.slow),
     pytest.param(runners.unknown_rank_reference, id="unknown_rank", marks=pytest.mark.slow),

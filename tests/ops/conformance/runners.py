@@ -50,6 +50,21 @@ def engine(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> list[Any]:
     return compiled.run([_c_contiguous(feeds[name]) for name in compiled.input_names])
 
 
+def symbolic_engine(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> list[Any]:
+    """As `engine`, with a symbol for every size of every input: sizes become known when inputs come."""
+    free = onnx.ModelProto()
+    free.CopyFrom(model)
+    for value in free.graph.input:
+        if value.type.HasField("tensor_type"):
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                dim.dim_param = f"{value.name}.{axis}"
+    del free.graph.value_info[:]
+    for value in free.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    return engine(free, feeds)
+
+
 def _c_contiguous(value: Any) -> Any:
     return np.ascontiguousarray(value).reshape(value.shape) if isinstance(value, np.ndarray) else value
 
