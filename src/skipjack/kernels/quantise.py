@@ -185,13 +185,13 @@ def product_into(work: Work, a: Bound, b: Bound, zeros: tuple[Bound | None, Boun
     if (one_a or left[:-2] == batch) and (one_b or right[:-2] == batch):
         x = Operand(a.place, a.dtype, 0 if one_a else m * k, *a_zero)
         y = Operand(b.place, b.dtype, 0 if one_b else k * n, *b_zero)
-        return integer_product(x, y, out, count, m, k, n)
+        return integer_product(x, y, out, count, m, k, n, work.target)
     launches: list[Launch] = []
     which = [np.broadcast_to(np.arange(math.prod(s[:-2])).reshape(s[:-2]), batch).reshape(-1) for s in (left, right)]
     for i in range(count):
         x = Operand(a.place.at(int(which[0][i]) * m * k), a.dtype, 0, *a_zero)
         y = Operand(b.place.at(int(which[1][i]) * k * n), b.dtype, 0, *b_zero)
-        launches += integer_product(x, y, out.at(i * m * n * 4), 1, m, k, n)
+        launches += integer_product(x, y, out.at(i * m * n * 4), 1, m, k, n, work.target)
     return launches
 
 

@@ -67,7 +67,7 @@ def _conv_sums(
             left = Operand(w.place.at(i * m * rows), w.dtype, 0, zero, w_zero[1])
             right = Operand(matrix.at(i * rows * columns), x.dtype, 0, x_zero[0], 0)
             at = sums.at(4 * columns * (n * w.shape[0] + i * m))
-            launches += integer_product(left, right, at, 1, m, rows, columns)
+            launches += integer_product(left, right, at, 1, m, rows, columns, work.target)
     return launches
 
 
