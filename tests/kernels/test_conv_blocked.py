@@ -21,7 +21,7 @@ from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX, SKIPJACK, Node
 from skipjack.ir.types import PLAIN, Layout
 from skipjack.kernels.launch import Lowering, lowerings
-from skipjack.lang.expr import arg, maximum
+from skipjack.lang.expr import arg, maximum, sigmoid
 from skipjack.ops.contraction import conv, conv_transpose
 from skipjack.ops.registry import Ref, lookup
 from skipjack.targets.target import AVX2, Target, host
@@ -193,6 +193,19 @@ def test_winograd_in_bands_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) ->
     whole = check_conv("conv_winograd4", shape, 24, (3, 3), tolerance=1e-5, **options)
     monkeypatch.setattr(skipjack.kernels.conv_winograd, "_BAND_BYTES", 1)
     assert np.array_equal(check_conv("conv_winograd4", shape, 24, (3, 3), tolerance=1e-5, **options), whole)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("name", ["conv_direct", "conv_winograd4"])
+def test_an_epilogue_of_many_instructions(name: str, target: Target) -> None:
+    rng = np.random.default_rng(4)
+    x, w = rng.standard_normal((1, 16, 9, 11), np.float32), rng.standard_normal((20, 16, 3, 3), np.float32)
+    b, a = rng.standard_normal(20, np.float32), arg(0, _F) + arg(1, _F)
+    attrs = {"pads": (1, 1, 1, 1), "epilogue": a * sigmoid(a)}
+    y = conv(x.astype(np.float64), w.astype(np.float64), (1, 1), (1,) * 4, (1, 1), 1) + b.reshape(-1, 1, 1)
+    want, node = y / (1 + np.exp(-y)), Node("Conv", ("x", "w", "b"), ("y",), attrs, SKIPJACK)
+    got = run_lowering(named(SKIPJACK, "Conv", name), node, [x, w, b], [(_F, y.shape)], constants=[1], target=target)[0]
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
 TRANSPOSED = [

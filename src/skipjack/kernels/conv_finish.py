@@ -28,20 +28,43 @@ class Finish:
 
     def store(self, values: Sequence[V], y_bytes: V, first_map: V, maps: V) -> None:
         """values are consecutive pixels of the channels [first_map, first_map + vl), the first at y_bytes."""
-        k, a = self.k, self.k.arg
+        k = self.k
         mask = k.below(maps - first_map, self.vl) if self.masked else None
         per_map = {
-            i: self._per_map(getattr(a, f"e{i}"), first_map, mask) for i, e in enumerate(self.extras) if e == "c"
+            i: self._per_map(getattr(k.arg, f"e{i}"), first_map, mask) for i, e in enumerate(self.extras) if e == "c"
         }
+        pixel = 4 * self.vl
+        if self.epilogue is None or _functions(self.epilogue) * len(values) <= _FUNCTIONS_UNROLLED:
+            for r, value in enumerate(values):
+                self._one(value, y_bytes + pixel * self.step * r, per_map, mask)
+            return
+        held = k.local(pixel * len(values))
         for r, value in enumerate(values):
-            at = y_bytes + 4 * self.vl * self.step * r
-            if self.epilogue is not None:
-                args = [value]
-                for i in range(len(self.extras)):
-                    args.append(per_map[i] if i in per_map else getattr(a, f"e{i}").at(at).load(F32.vec(self.vl)))
-                value = emit(k, self.epilogue, args)
-            a.y.at(at).store(value if mask is None else k.select(mask, value, 0.0))
+            held.at(pixel * r).store(value)
+        with k.loop(len(values)) as r:
+            self._one(held.at(r * pixel).load(F32.vec(self.vl)), y_bytes + r * (pixel * self.step), per_map, mask)
+
+    def _one(self, value: V, at: V, per_map: dict[int, V], mask: V | None) -> None:
+        k, a = self.k, self.k.arg
+        if self.epilogue is not None:
+            args = [value]
+            for i in range(len(self.extras)):
+                args.append(per_map[i] if i in per_map else getattr(a, f"e{i}").at(at).load(F32.vec(self.vl)))
+            value = emit(k, self.epilogue, args)
+        a.y.at(at).store(value if mask is None else k.select(mask, value, 0.0))
 
     def _per_map(self, e: V, first: V, mask: V | None) -> V:
         p, vector = e.at(first, 4), F32.vec(self.vl)
         return p.load(vector) if mask is None else p.load_masked(vector, mask)
+
+
+_CHEAP = frozenset([
+    "input", "const", "neg", "abs", "add", "sub", "mul", "div", "min", "max", "select", "lt", "le", "gt", "ge", "eq",
+    "ne", "sqrt", "floor", "ceil", "round", "trunc",
+])  # fmt: skip
+_FUNCTIONS_UNROLLED = 4
+
+
+def _functions(e: Expr) -> int:
+    """How many functions of many instructions an expression calls; more than a few are looped over, not unrolled."""
+    return (e.op not in _CHEAP) + sum(_functions(a) for a in e.args)
