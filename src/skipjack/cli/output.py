@@ -6,7 +6,7 @@ import sys
 
 from rich.console import Console
 
-_FILE_WIDTH = 200
+_FILE_WIDTH = 1000
 
 
 def console() -> Console:
