@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.kernels.compare import check, random
+from tests.kernels.compare import TARGETS, check, make_node, pick, random
+from tests.kernels.harness import GuardedMemory, execute, to_blocked
 
 import skipjack.kernels.copy
 import skipjack.kernels.pointwise  # noqa: F401
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK
+from skipjack.ir.types import PLAIN, Layout
+from skipjack.kernels.launch import Bound, Work
 from skipjack.lang.expr import arg, maximum
 
 F32 = DType.F32
@@ -80,6 +83,28 @@ def test_blocked_images(op: str, a: tuple[int, ...], b: tuple[int, ...]) -> None
 def test_blocked_images_with_constants(shape: tuple[int, ...]) -> None:
     check("Mul", [random((2, 19, 3, 5)), random(shape, seed=1)], layouts="blocked", constants=[1])
     check("Add", [random((2, 19, 3, 5)), random(shape, seed=1)], layouts="blocked", constants=[1])
+
+
+def test_channels_that_only_pad_stay_zero() -> None:
+    x = random((1, 5, 3, 2))
+    for op, inputs, known in (
+        ("Exp", [x], ()),
+        ("Add", [x, random((1, 1, 3, 2))], ()),
+        ("Add", [x, random((1,))], (1,)),
+    ):
+        node = make_node(op, inputs)
+        for target in TARGETS:
+            memory, block = GuardedMemory(), Layout("blocked", target.vl)
+            bound: list[Bound] = []
+            for i, (n, v) in enumerate(zip(node.inputs, inputs)):
+                constant = i in known
+                place = memory.put(v if constant else to_blocked(v, target.vl))
+                bound.append(Bound(n, F32, v.shape, place, PLAIN if constant else block, v if constant else None))
+            out = Bound("out", F32, x.shape, memory.reserve(target.vl * 6 * 4), block)
+            work = Work(node, bound, [out], memory, target)
+            execute(pick(node, layouts="blocked").lower(work), memory, target)
+            got = memory.read(out.place, np.dtype(np.float32), (1, 1, 3, 2, target.vl))
+            assert (got[..., 5:] == 0).all()
 
 
 def test_fused_expression() -> None:

@@ -7,8 +7,10 @@ import pytest
 from tests.kernels.compare import check, random
 
 import skipjack.kernels.quantise
-import skipjack.kernels.quantised_conv  # noqa: F401
+import skipjack.kernels.quantised_conv
+import skipjack.kernels.quantised_pointwise  # noqa: F401
 from skipjack.core.dtypes import DType
+from skipjack.ir.graph import MS
 
 F32 = np.float32
 BYTES = [DType.I8, DType.U8]
@@ -89,3 +91,19 @@ def test_integer_convolutions(x: tuple[int, ...], w: tuple[int, ...], attrs: dic
     rest = [F32(9.0), np.array(3, np.uint8), random((w[0],), DType.I32)]
     zero = np.zeros(w[0], np.int8)
     check("QLinearConv", [image, F32(0.1), np.array(4, dtype.np), kernels, scales, zero, *rest], attrs)
+
+
+@pytest.mark.parametrize("dtype", BYTES)
+def test_quantised_pointwise(dtype: DType) -> None:
+    a, b = random((3, 5, 19), dtype), random((5, 1), dtype, 1)
+    one, two, out = (
+        [F32(0.1), np.array(5, dtype.np)],
+        [F32(0.3), np.array(7, dtype.np)],
+        [F32(0.7), np.array(9, dtype.np)],
+    )
+    for op in ("QLinearAdd", "QLinearMul"):
+        check(op, [a, *one, b, *two, *out], domain=MS)
+    check("QLinearAdd", [a, one[0], None, b, two[0], None, out[0], None], domain=MS)
+    check("QLinearLeakyRelu", [a, *one, *out], domain=MS)
+    check("QLinearSigmoid", [a, *one, F32(0.004), np.array(0, dtype.np)], domain=MS, atol=1)
+    check("QLinearConcat", [*out, a, *one, random((3, 2, 19), dtype, 2), *two], {"axis": 1}, domain=MS)

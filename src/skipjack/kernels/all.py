@@ -24,6 +24,7 @@ import skipjack.kernels.pool_plain
 import skipjack.kernels.put
 import skipjack.kernels.quantise
 import skipjack.kernels.quantised_conv
+import skipjack.kernels.quantised_pointwise
 import skipjack.kernels.reduce
 import skipjack.kernels.repack
 import skipjack.kernels.resize

@@ -83,7 +83,7 @@ def blocked_view(work: Work, b: Bound, rank: int, block: int) -> View:
     if shape[1] == 1:
         own = (*shape, 1)
         return spread(View(b.place, b.dtype, (*steps, 0)), own, own)
-    place = work.memory.packed(b, f"channels{block}r{rank}", lambda x: pack_channels(x.reshape(shape), block))
+    place = work.memory.packed(b, f"channels{block}:{shape}", lambda x: pack_channels(x.reshape(shape), block))
     own = blocked_shape(shape, block)
     return spread(View(place, b.dtype, contiguous(own, b.dtype.itemsize)), own, own)
 

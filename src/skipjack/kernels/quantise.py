@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from skipjack.core.dtypes import DType
-from skipjack.ir.graph import ONNX
+from skipjack.ir.graph import MS, ONNX
 from skipjack.kernels.integer_product import BYTES, Operand, integer_product
 from skipjack.kernels.launch import Bound, Launch, Lowering, Place, Site, Work, lowering
 from skipjack.kernels.reduce import Fold, reduce_axes
@@ -231,8 +231,9 @@ def _accepts_qlinear(site: Site) -> str:
     return _accepts_product(0, 3, (2, 5))(site)
 
 
-lowering(Lowering("pointwise", ONNX, "QuantizeLinear", _accepts_quantize, _quantize))
-lowering(Lowering("pointwise", ONNX, "DequantizeLinear", _accepts_dequantize, _dequantize))
+for _domain in (ONNX, MS):
+    lowering(Lowering("pointwise", _domain, "QuantizeLinear", _accepts_quantize, _quantize))
+    lowering(Lowering("pointwise", _domain, "DequantizeLinear", _accepts_dequantize, _dequantize))
 lowering(Lowering("fold", ONNX, "DynamicQuantizeLinear", _accepts_dynamic, _dynamic))
 lowering(Lowering("integer", ONNX, "MatMulInteger", _accepts_product(0, 1, (2, 3)), _matmul_integer))
 lowering(Lowering("integer", ONNX, "QLinearMatMul", _accepts_qlinear, _qlinear_matmul))
