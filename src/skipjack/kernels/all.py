@@ -1,6 +1,7 @@
 """Importing this registers every lowering of the package."""
 
 # ruff: noqa: F401
+# pyright: reportUnusedImport=false
 
 import skipjack.kernels.attention
 import skipjack.kernels.blocked_copy
