@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,9 @@ import numpy as np
 
 import skipjack.kernels.all
 import skipjack.ops.all  # noqa: F401
+from skipjack.core.dims import Sym
 from skipjack.core.errors import ConfigError, InputError, nearest
+from skipjack.core.forking import renew_in_child
 from skipjack.core.knobs import check_environment
 from skipjack.core.trace import debug, dump, dumping
 from skipjack.frontend.onnx_file import ImportedModel, Source, import_model
@@ -23,6 +24,7 @@ from skipjack.ir.text import print_graph
 from skipjack.passes import pipeline
 from skipjack.passes.propagate_types import specialize
 from skipjack.runtime.run import Program, Stream
+from skipjack.runtime.separable import batch_symbol
 from skipjack.session import inputs as session_inputs
 from skipjack.session.peers import ORTEngine
 from skipjack.session.progress import progress
@@ -33,9 +35,10 @@ from skipjack.targets.target import Target, host
 
 @dataclass(frozen=True)
 class Compiled:
-    """A model ready to be bound to sizes."""
+    """A model ready to be bound to sizes. declared has the sizes callers must keep to, graph may leave the batch free."""
 
     imported: ImportedModel
+    declared: Graph
     graph: Graph
     program: Program
 
@@ -50,11 +53,30 @@ def compile_graph(
     imported = import_model(source)
     _show("import", imported.graph)
     shapes = session_inputs.parse_shapes(imported.graph.inputs, input_shapes)
-    graph = specialize(imported.graph, input_shapes=shapes, batch_size=batch_size)
-    graph = pipeline.run(graph, pipeline.Options(on_stage=_show))
+    declared = specialize(imported.graph, input_shapes=shapes, batch_size=batch_size)
+    graph = pipeline.run(_with_free_batch(imported.graph, declared), pipeline.Options(on_stage=_show))
     program = Program.of(graph, target or host())
     _show("plan", program.plan.graph)
-    return Compiled(imported, graph, program)
+    return Compiled(imported, declared, graph, program)
+
+
+def _with_free_batch(imported: Graph, declared: Graph) -> Graph:
+    """The declared graph, a batch of several items left symbolic where the file leaves it so: parts of it can then run."""
+    batch = batch_symbol(imported)
+    sizes: dict[str, int] = {}
+    for name in imported.inputs:
+        for old, new in zip(_shape_of(imported, name), _shape_of(declared, name), strict=False):
+            if isinstance(old, Sym) and Sym.named(str(old)) == old and isinstance(new, int):
+                sizes[str(old)] = new
+    if batch is None or sizes.pop(batch, 1) < 2:
+        return declared
+    free = specialize(imported, sizes=sizes)
+    same = all(_shape_of(free, n)[1:] == _shape_of(declared, n)[1:] for n in imported.inputs)
+    return free if same else declared
+
+
+def _shape_of(graph: Graph, name: str) -> tuple[Any, ...]:
+    return getattr(graph.types[name], "shape", None) or ()
 
 
 def _show(stage: str, graph: Graph) -> None:
@@ -99,14 +121,18 @@ class Engine:
         self._num_streams = context.num_streams if context else resolve_streams(num_streams, self._scheduler, len(cores))
         self._pool = context.value if context else TeamPool(cores, self._num_streams, self._scheduler)
         self._compiled = compile_graph(model, self._batch_size, input_shapes)
-        self._specs = session_inputs.input_specs(self._compiled.graph)
+        self._specs = session_inputs.input_specs(self._compiled.declared)
         self._checks = session_inputs.Checks(self._specs)
         self._idle: list[Stream] = []
+        self._renew()
+        renew_in_child(self._renew)
+        self._supported: float | None = None
+        self._bind_declared()
+
+    def _renew(self) -> None:
+        """Forget the threads that a forked child does not have."""
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
-        self._supported: float | None = None
-        self._pid = os.getpid()
-        self._bind_declared()
 
     def _bind_declared(self) -> None:
         """Compile the kernels now when the model's own sizes are all known."""
@@ -138,8 +164,6 @@ class Engine:
     __call__ = run
 
     def _take(self) -> Stream:
-        if self._pid != os.getpid():
-            self._pid, self._lock, self._executor = os.getpid(), threading.Lock(), None
         try:
             return self._idle.pop()
         except IndexError:
@@ -254,11 +278,11 @@ class Engine:
     @property
     def input_shapes(self) -> list[tuple[Any, ...]]:
         """Sizes per input; a size that is free is its name."""
-        return [_shape(self._compiled.graph, n) for n in self._compiled.graph.inputs]
+        return [_shape(self._compiled.declared, n) for n in self._compiled.graph.inputs]
 
     @property
     def output_shapes(self) -> list[tuple[Any, ...]]:
-        return [_shape(self._compiled.graph, n) for n in self._compiled.graph.outputs]
+        return [_shape(self._compiled.declared, n) for n in self._compiled.graph.outputs]
 
     @property
     def cpu_avx_type(self) -> str:

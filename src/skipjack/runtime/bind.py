@@ -62,16 +62,22 @@ class Binder:
         self.outputs = frozenset(plan.graph.outputs)
         self.parameters = parameter_names(plan)
 
-    def bind(self, start: int, live: Mapping[str, np.ndarray], sizes: Sizes) -> Chunk:
-        """The chunk that begins at node start; live holds the arrays of values made before it."""
-        return _Builder(self, start, live, sizes).build()
+    def bind(self, start: int, live: Mapping[str, np.ndarray], sizes: Sizes, stop: int, part: bool = False) -> Chunk:
+        """The chunk that begins at node start and ends before stop; live holds the arrays of values made before it.
+
+        A part is one of several runs over a batch: every value that leaves it is given its memory from outside.
+        """
+        return _Builder(self, (start, stop), live, sizes, part).build()
 
 
 class _Builder:
-    def __init__(self, binder: Binder, start: int, live: Mapping[str, np.ndarray], sizes: Sizes) -> None:
+    def __init__(
+        self, binder: Binder, span: tuple[int, int], live: Mapping[str, np.ndarray], sizes: Sizes, part: bool
+    ) -> None:
         self.b = binder
         self.graph = binder.graph
-        self.start = start
+        self.start, self.stop = span
+        self.part = part
         self.sizes = sizes
         self.buffers = Buffers(binder.weights)
         self.bound: dict[str, Bound] = {}
@@ -90,10 +96,10 @@ class _Builder:
 
     def build(self) -> Chunk:
         end = self.start
-        while end < len(self.graph.nodes) and self.admit(end):
+        while end < self.stop and self.admit(end):
             end += 1
-        self.join_concats()
         self.end = end
+        self.join_concats()
         rows = self.lower()
         chunk = Chunk((self.start, end), self.buffers, rows, self.b.plan.target)
         chunk.shapes = {n: self.placed(n) for n in self.made() if n in self.b.outputs or self.escapes(n)}
@@ -108,6 +114,12 @@ class _Builder:
 
     def escapes(self, name: str) -> bool:
         return self.b.last_read.get(name, -1) >= self.end
+
+    def leaves(self, name: str) -> bool:
+        """Whether the value gets its memory from outside at each run."""
+        if name in self.graph.constants:
+            return False
+        return name in self.b.outputs or (self.part and self.b.last_read.get(name, -1) >= self.stop)
 
     def admit(self, index: int) -> bool:
         """Take the node into the chunk; False when it must wait for values of this chunk or runs on the host."""
@@ -172,11 +184,11 @@ class _Builder:
     def share(self, work: Work, name: str, offset: int) -> None:
         """Let a renamed output lie in its input's memory; for a graph output the input lies in the output's, if it can."""
         source = self._resolved(work.node.inputs[0])
-        if name not in self.b.outputs:
+        if not self.leaves(name):
             self.rename(name, source.root, source.offset_bytes + offset)
             return
         root = self.bound[source.root]
-        ours = any(source.root in w.node.outputs for _, w in self.work) and source.root not in self.b.outputs
+        ours = any(source.root in w.node.outputs for _, w in self.work) and not self.leaves(source.root)
         if ours and source.offset_bytes + offset == 0 and root.nbytes == self.bound[name].nbytes:
             self.rename(source.root, name, 0)
 
@@ -196,7 +208,7 @@ class _Builder:
                 continue
             for b, offset in zip(work.inputs, offsets, strict=True):
                 assert b is not None, "a concatenation has all its inputs"
-                free = b.name in made_here and b.name not in self.alias and b.name not in self.b.outputs
+                free = b.name in made_here and b.name not in self.alias and not self.leaves(b.name)
                 if free and b.name not in roots_used:
                     self.rename(b.name, work.output().name, offset)
                     made_here.discard(b.name)
@@ -218,7 +230,7 @@ class _Builder:
 
     def make_root(self, name: str) -> Place:
         b = self.bound[name]
-        if name in self.live or name in self.b.outputs:
+        if name in self.live or self.leaves(name):
             return self.buffers.add(Buffer(b.nbytes, external=name))
         if b.value is not None:
             return self.buffers.hold(b.value)

@@ -15,13 +15,14 @@ from skipjack.ir.graph import Graph
 from skipjack.ir.types import TensorType
 from skipjack.kernels.launch import Bound
 from skipjack.ops.execute import run_node
-from skipjack.ops.sizes import bind_sizes
+from skipjack.runtime.address import address_of
 from skipjack.runtime.bind import Binder
 from skipjack.runtime.chunk import Chunk
 from skipjack.runtime.direct import Direct
+from skipjack.runtime.regions import Batching, Region
 from skipjack.runtime.shapes import Sizes
 from skipjack.runtime.team import Team
-from skipjack.runtime.weights import Weights
+from skipjack.runtime.weights import Weights, aligned_memory
 from skipjack.select.choose import Plan, plan
 from skipjack.targets.target import Target
 
@@ -48,12 +49,14 @@ class Stream:
         self.program = program
         self.graph = program.plan.graph
         self.binder = Binder(program.plan, program.weights)
+        self.batching = Batching(program.plan)
         self._chunks: OrderedDict[tuple[Any, ...], tuple[Chunk, dict[str, int]]] = OrderedDict()
         self._bodies: dict[int, tuple[Graph, Stream]] = {}
         self._live_in = _live_in(self.graph)
         self._direct: dict[tuple[tuple[int, ...], ...], Direct] = {}
         tensors = all(isinstance(self.graph.types.get(n), TensorType) for n in self.graph.inputs)
         self._can_be_direct = tensors and not self.binder.parameters & set(self.graph.inputs)
+        self._kept: dict[tuple[Any, ...], np.ndarray] = {}
         self.kernel_seconds = 0.0
 
     def run(self, feeds: Mapping[str, Any], team: Team, outer_sizes: Mapping[str, int] | None = None) -> list[Any]:
@@ -65,8 +68,14 @@ class Stream:
             self._learn(name, values[name], sizes)
         self._fresh: set[str] = set()
         index = 0
+        regions = self.batching.regions(sizes.known)
         while index < len(self.graph.nodes):
-            index = self._advance(index, values, sizes)
+            if index in regions:
+                self._run_region(regions[index], values, sizes)
+                index = regions[index].end
+            else:
+                stop = min((r.start for r in regions.values() if r.start > index), default=len(self.graph.nodes))
+                index = self._advance(index, values, sizes, stop)
         return [self._output(name, values) for name in self.graph.outputs]
 
     def call(self, arrays: Sequence[Any], team: Team) -> list[Any]:
@@ -98,7 +107,7 @@ class Stream:
         sizes = Sizes()
         for name in feeds:
             self._learn(name, feeds[name], sizes)
-        return self._chunk(0, dict(feeds), sizes)
+        return self._chunk(0, dict(feeds), sizes, len(self.graph.nodes))
 
     def chunks(self) -> list[Chunk]:
         """The chunks bound so far, the most recently used last."""
@@ -119,26 +128,62 @@ class Stream:
         if isinstance(t, TensorType) and isinstance(value, np.ndarray) and t.layout.kind == "plain":
             sizes.learn(t, value.shape, f"value {name!r}")
 
-    def _advance(self, index: int, values: dict[str, Any], sizes: Sizes) -> int:
+    def _advance(self, index: int, values: dict[str, Any], sizes: Sizes, stop: int) -> int:
         if not self.program.plan.choices[index].on_host or not self.graph.nodes[index].inputs:
-            chunk = self._chunk(index, values, sizes)
+            chunk = self._chunk(index, values, sizes, stop)
             if chunk.end > index:
                 self._run_chunk(chunk, values)
                 return chunk.end
         self._host_step(index, values, sizes)
         return index + 1
 
-    def _chunk(self, index: int, values: Mapping[str, Any], sizes: Sizes) -> Chunk:
+    def _run_region(self, region: Region, values: dict[str, Any], sizes: Sizes) -> None:
+        """Run nodes on a few items of the batch at a time; what leaves the region is whole again."""
+        batch = str(self.batching.batch)
+        total = sizes.known[batch]
+        runs = total // region.items
+        shared = {n for n in self._live_in[region.start] if n not in self.batching.values}
+        part = {n: v if n in shared else _items(v, runs) for n, v in values.items() if isinstance(v, np.ndarray)}
+        known = Sizes({**sizes.known, batch: region.items})
+        chunk = self._chunk(region.start, part, known, region.end, part=True)
+        assert chunk.end == region.end, "binding ended a region of separable nodes early"
+        sizes.known.update({n: v for n, v in known.known.items() if n != batch})
+        for name in chunk.externals:
+            if name not in values:
+                values[name] = self._whole(region, chunk.shapes[name], runs)
+        steps = {n: 0 if n in shared else values[n].nbytes // runs for n in chunk.patches}
+        bases = {n: address_of(values[n]) for n in chunk.patches}
+        start = perf_counter()
+        for i in range(runs):
+            chunk.run(self._team, {n: bases[n] + i * step for n, step in steps.items()})
+        self.kernel_seconds += perf_counter() - start
+
+    def _whole(self, region: Region, b: Bound, runs: int) -> np.ndarray:
+        """Memory for a value of the whole batch; what stays inside the stream is kept for the next run."""
+        if b.name in self.graph.outputs:
+            return np.empty((b.shape[0] * runs, *b.shape[1:]), b.dtype.np)
+        key = (b.name, b.shape, runs)
+        if key not in self._kept:
+            memory = aligned_memory(b.nbytes * runs).view(b.dtype.np)
+            self._kept[key] = memory.reshape(b.shape[0] * runs, *b.shape[1:]) if b.layout.kind == "plain" else memory
+            if len(self._kept) > _CACHED_BINDINGS:
+                self._kept.pop(next(iter(self._kept)))
+        return self._kept[key]
+
+    def _chunk(
+        self, index: int, values: Mapping[str, Any], sizes: Sizes, stop: int, part: bool = False
+    ) -> Chunk:
         live = {n: values[n] for n in self._live_in[index] if isinstance(values.get(n), np.ndarray)}
         live = {n: a for n, a in live.items() if a.dtype.kind not in "OUS"}
         parameters = tuple((n, a.tobytes()) for n, a in live.items() if n in self.binder.parameters)
-        key = (index, tuple((n, a.shape) for n, a in live.items()), parameters, tuple(sorted(sizes.known.items())))
+        shapes = tuple((n, a.shape) for n, a in live.items())
+        key = (index, stop, part, shapes, parameters, tuple(sorted(sizes.known.items())))
         if key in self._chunks:
             self._chunks.move_to_end(key)
             chunk, learned = self._chunks[key]
             sizes.known.update(learned)
             return chunk
-        chunk = self.binder.bind(index, live, sizes)
+        chunk = self.binder.bind(index, live, sizes, stop, part)
         self._chunks[key] = (chunk, dict(sizes.known))
         if len(self._chunks) > _CACHED_BINDINGS:
             self._chunks.popitem(last=False)
@@ -162,7 +207,7 @@ class Stream:
         self.kernel_seconds += perf_counter() - start
 
     def _host_step(self, index: int, values: dict[str, Any], sizes: Sizes) -> None:
-        node = bind_sizes(self.graph.with_nodes([self.graph.nodes[index]]), sizes.known).nodes[0]
+        node = self.graph.nodes[index]
         inputs = [self._value(n, values) if n else None for n in node.inputs]
 
         def run_body(body: Graph, arguments: Sequence[Any]) -> list[Any]:
@@ -193,6 +238,11 @@ class Stream:
             whole = Graph(body.name, inputs, body.outputs, body.nodes, {**types, **body.types}, body.constants)
             self._bodies[id(body)] = (body, Stream(Program.of(whole, self.program.plan.target)))
         return self._bodies[id(body)][1]
+
+
+def _items(array: np.ndarray, runs: int) -> np.ndarray:
+    """The first of `runs` equal parts along the first dimension."""
+    return array[: len(array) // runs]
 
 
 def _part_of(values: Mapping[str, Any], chunk: Chunk, b: Bound) -> np.ndarray:

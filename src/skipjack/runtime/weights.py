@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import mmap
-import threading
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from skipjack.core.errors import ResourceError
+from skipjack.core.forking import ForkLock
 from skipjack.runtime.platform import platform
 
 _ALIGN = 64
@@ -25,7 +26,7 @@ class Weights:
         self._packed: dict[tuple[str, str], np.ndarray] = {}
         self._tables: dict[tuple[bytes, str], np.ndarray] = {}
         self._free: np.ndarray = np.zeros(0, np.uint8)
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def plain(self, name: str) -> np.ndarray:
         """A constant as the graph has it, contiguous; kernels read it wherever it lies, the mapped file included."""
@@ -92,7 +93,10 @@ def _contiguous(array: np.ndarray) -> np.ndarray:
 
 def aligned_memory(nbytes: int) -> np.ndarray:
     """Zeroed bytes that start on a huge page when there are many of them, else on a cache line."""
-    memory = np.frombuffer(platform().reserve(nbytes + 4096), np.uint8)
+    try:
+        memory = np.frombuffer(platform().reserve(nbytes + 4096), np.uint8)
+    except (OSError, MemoryError) as error:
+        raise ResourceError(f"could not reserve {nbytes} bytes of memory: {error}") from None
     align = (2 << 20) if memory.nbytes >= nbytes + (2 << 20) else 4096
     start = (-memory.ctypes.data) % align
     return memory[start : start + nbytes]
