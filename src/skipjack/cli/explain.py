@@ -95,7 +95,7 @@ def _cells(node: NodeReport) -> list[str]:
 
 def summary(report: Report) -> list[str]:
     """Steps, time, memory and kernels of a report, a line each."""
-    launches = sum(s.launches for s in report.steps)
+    launches = sum(s.calls * s.launches for s in report.steps)
     lines = [
         f"{report.segments} segment(s) with {launches} kernel calls, {report.host_steps} host step(s)"
         f" on {report.threads} thread(s), {report.target}"

@@ -153,10 +153,8 @@ class Stream:
                 values[name] = self._whole(region, chunk.shapes[name], runs)
         steps = {n: 0 if n in shared else values[n].nbytes // runs for n in chunk.patches}
         bases = {n: address_of(values[n]) for n in chunk.patches}
-        start = perf_counter()
         for i in range(runs):
-            chunk.run(self._team, {n: bases[n] + i * step for n, step in steps.items()})
-        self.kernel_seconds += perf_counter() - start
+            self._launch(chunk, {n: bases[n] + i * step for n, step in steps.items()})
 
     def _whole(self, region: Region, b: Bound, runs: int) -> np.ndarray:
         """Memory for a value of the whole batch; what stays inside the stream is kept for the next run."""
