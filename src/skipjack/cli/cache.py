@@ -8,7 +8,7 @@ import click
 
 from skipjack.cli.output import in_bytes
 from skipjack.codegen.cache_files import cache_files, prune
-from skipjack.codegen.objects import cache_directory
+from skipjack.codegen.object_files import cache_directory
 from skipjack.core.errors import ConfigError
 from skipjack.core.knobs import CACHE_LIMIT, check_environment, parse_bytes
 

@@ -16,7 +16,7 @@ from skipjack.cli.output import in_bytes
 from skipjack.codegen.cache_files import cache_files
 from skipjack.codegen.children import CompileJob, compile_in_children
 from skipjack.codegen.jit import Library
-from skipjack.codegen.objects import cache_directory
+from skipjack.codegen.object_files import cache_directory
 from skipjack.core import knobs
 from skipjack.cpu import cpu_architecture
 from skipjack.engine import Engine

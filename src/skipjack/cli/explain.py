@@ -45,8 +45,8 @@ def explain(
 def make_report(model: Any, batch_size: int | None, input_shapes: Any, cores: int | None, *, timed: bool) -> Report:
     """Compile a model and run it on random inputs to see what it does."""
     check_environment()
-    compiled = compile_graph(model, batch_size, input_shapes)
-    specs = input_specs(compiled.graph)
+    compiled = compile_graph(model, batch_size or None, input_shapes)
+    specs = input_specs(compiled.declared)
     arrays = random_inputs(specs, seed=0)
     chosen = resolve_cores(cores)
     team = Team(len(chosen), chosen if len(chosen) > 1 else None)

@@ -50,7 +50,7 @@ class NodeReport:
 class StepReport:
     """Consecutive nodes [first, end) that run in one call ("segment"), or one node in Python ("host").
 
-    A segment that works on part of the batch at a time is called once per part. launches counts the kernel calls of one.
+    A segment that works on parts of the batch is called once per part; launches counts the kernel calls of one part.
     """
 
     kind: str
