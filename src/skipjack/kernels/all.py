@@ -34,6 +34,7 @@ import skipjack.kernels.rnn
 import skipjack.kernels.rotary
 import skipjack.kernels.rows
 import skipjack.kernels.scan
+import skipjack.kernels.sizes
 import skipjack.kernels.softmax
 import skipjack.kernels.strided
 import skipjack.kernels.take
