@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from dataclasses import dataclass
 from pathlib import Path
+
+PART = ".part"
+_ABANDONED_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,8 @@ def cache_files(folder: Path) -> list[CacheFile]:
             status = path.lstat()
         except OSError:
             continue
-        if path.is_file():
+        being_written = path.name.startswith(PART) and time.time() - status.st_mtime < _ABANDONED_SECONDS
+        if path.is_file() and not being_written:
             found.append(CacheFile(path, status.st_size, max(status.st_atime, status.st_mtime)))
     return sorted(found, key=lambda f: (f.last_used, f.path.name))
 
@@ -36,6 +42,7 @@ def prune(folder: Path, limit_bytes: int) -> tuple[int, int]:
     for f in files:
         if nbytes >= excess:
             break
-        f.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            f.path.unlink()
         count, nbytes = count + 1, nbytes + f.nbytes
     return count, nbytes

@@ -1,7 +1,8 @@
 """LLVM text to object code. Runs in a child process: LLVM aborts the process on some errors.
 
-Run as `python -m skipjack.codegen.compile_object`: reads one request per line of JSON on stdin
-({"source": path, "object": path, "triple", "cpu", "features"}), writes the object, answers "ok" or "error: ..." per line.
+Run as `python -m skipjack.codegen.compile_object`: reads requests on stdin, each a line of JSON ({"triple", "cpu", "features",
+"bytes"}) and so many bytes of LLVM text; answers on stdout with a line that starts with ANSWER and goes on in JSON: {"error"},
+or {"bytes"} and so many bytes of object code.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
+from typing import IO
 
 import llvmlite.binding as llvm
 
+ANSWER = b"skipjack-answer "
 _ready = False
 
 
@@ -68,24 +70,24 @@ def assembly(source: str, triple: str, cpu: str, features: str) -> str:
     return machine.emit_assembly(module)
 
 
-def _answer(line: str) -> str:
+def _answer(line: bytes, requests: IO[bytes]) -> tuple[dict[str, str | int], bytes]:
     try:
         request = json.loads(line)
-        source = Path(request["source"]).read_text()
+        source = requests.read(request["bytes"]).decode()
         code = compile_text(source, request["triple"], request["cpu"], request["features"])
-        target = Path(request["object"])
-        part = target.with_suffix(f".part{os.getpid()}")
-        part.write_bytes(code)
-        os.replace(part, target)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        return "error: " + " ".join(str(error).split())
-    return "ok"
+    except (RuntimeError, ValueError, KeyError) as error:
+        return {"error": " ".join(str(error).split())}, b""
+    return {"bytes": len(code)}, code
 
 
 def main() -> None:
-    """Serve requests until stdin closes."""
-    for line in sys.stdin:
-        print(_answer(line), flush=True)
+    """Serve requests until stdin closes. Whatever else prints goes to stderr."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    for line in sys.stdin.buffer:
+        facts, code = _answer(line, sys.stdin.buffer)
+        answers.write(ANSWER + json.dumps(facts).encode() + b"\n" + code)
+        answers.flush()
 
 
 if __name__ == "__main__":

@@ -52,6 +52,30 @@ def _natural(text: str) -> int:
     return value
 
 
+def _at_most(most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = _natural(text)
+        if value > most:
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
+def _positive(text: str) -> int:
+    value = _natural(text)
+    if value == 0:
+        raise ValueError(text)
+    return value
+
+
+def _directory(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError(text)
+    return path
+
+
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -67,8 +91,10 @@ def parse_bytes(text: str) -> int:
 
 ISAS = ("avx2", "avx512", "avx512vnni", "amx", "neon")
 
-DEBUG = Knob("SKIPJACK_DEBUG", 0, _natural, "an integer 0 to 5", "Print what each stage does; higher prints more.")
-DUMP = Knob("SKIPJACK_DUMP", None, Path, "a directory", "Write a numbered text file per stage into this directory.")
+DEBUG = Knob("SKIPJACK_DEBUG", 0, _at_most(5), "an integer 0 to 5", "Print what each stage does; higher prints more.")
+DUMP = Knob(
+    "SKIPJACK_DUMP", None, _directory, "a directory", "Write a numbered text file per stage into this directory."
+)
 ISA = Knob(
     "SKIPJACK_ISA",
     None,
@@ -76,14 +102,24 @@ ISA = Knob(
     "one of " + ", ".join(ISAS),
     "Use at most this instruction set (for tests and comparisons).",
 )
-CACHE_DIR = Knob("SKIPJACK_CACHE_DIR", None, Path, "a directory", "Where compiled kernels and packed weights are kept.")
+CACHE_DIR = Knob(
+    "SKIPJACK_CACHE_DIR", None, _directory, "a directory", "Where compiled kernels and packed weights are kept."
+)
 CACHE = Knob("SKIPJACK_CACHE", True, _flag, "0 or 1", "Keep compiled kernels and packed weights on disk.")
 CACHE_LIMIT = Knob(
     "SKIPJACK_CACHE_LIMIT", 4 << 30, parse_bytes, "a number of bytes such as 2g", "The most the disk cache may hold."
 )
-NUM_CORES = Knob("SKIPJACK_NUM_CORES", 0, _natural, "an integer, 0 for all", "Cores an engine uses when it is not told.")
+NUM_CORES = Knob(
+    "SKIPJACK_NUM_CORES", 0, _natural, "an integer, 0 for all", "Cores an engine uses when it is not told."
+)
 AFFINITY = Knob("SKIPJACK_AFFINITY", True, _flag, "0 or 1", "Pin worker threads to physical cores.")
-SPIN_US = Knob("SKIPJACK_SPIN_US", 200, _natural, "microseconds", "How long an idle worker spins before it sleeps.")
+SPIN_US = Knob(
+    "SKIPJACK_SPIN_US",
+    200,
+    _at_most(10_000_000),
+    "microseconds, at most 10000000",
+    "How long an idle worker spins before it sleeps.",
+)
 PLATFORM = Knob(
     "SKIPJACK_PLATFORM",
     "auto",
@@ -99,7 +135,13 @@ MAX_MEMORY = Knob(
     "The most memory the tensors of one model may take.",
 )
 COMPILE_JOBS = Knob("SKIPJACK_COMPILE_JOBS", 0, _natural, "an integer, 0 for one per core", "Compile children at once.")
-COMPILE_TIMEOUT = Knob("SKIPJACK_COMPILE_TIMEOUT", 300, _natural, "seconds", "How long one compile child may take.")
+COMPILE_TIMEOUT = Knob(
+    "SKIPJACK_COMPILE_TIMEOUT",
+    300,
+    _positive,
+    "a number of seconds, at least 1",
+    "How long one kernel may take to compile.",
+)
 
 KNOBS: tuple[Knob, ...] = tuple(k for k in list(globals().values()) if isinstance(k, Knob))
 

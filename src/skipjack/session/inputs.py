@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,17 +146,32 @@ def _check_size(where: str, axis: int, d: Dim, n: int, sizes: dict[str, int]) ->
 
 
 def parse_shapes(names: Sequence[str], shapes: Any) -> dict[str, list[int]]:
-    """input_shapes as users give it: a list of shapes, one flat shape for a single input, or shapes by name."""
-    if shapes is None or (isinstance(shapes, str | list | tuple | dict) and not shapes):
+    """input_shapes as users give it: a list of shapes, one flat shape for a single input, or shapes by name.
+
+    An empty shape or None in the list keeps what the model declares.
+    """
+    if shapes is None or (isinstance(shapes, Sequence | Mapping) and not shapes):
         return {}
     if isinstance(shapes, Mapping):
-        return {str(n): [int(d) for d in s] for n, s in shapes.items()}
-    listed = list(shapes)
-    if listed and all(isinstance(d, int | np.integer) for d in listed):
+        return {str(n): _parse_shape(str(n), s) for n, s in shapes.items()}
+    if isinstance(shapes, str) or not isinstance(shapes, Iterable):
+        raise ConfigError(f"input_shapes: expected a list of shapes or a dictionary by input name, got {shapes!r}")
+    listed: list[Any] = list(shapes)
+    if all(isinstance(d, int | np.integer) for d in listed):
         listed = [listed]
     if len(listed) != len(names):
         raise ConfigError(f"input_shapes: expected {len(names)} shapes for {list(names)}, got {len(listed)}")
-    return {n: [int(d) for d in s] for n, s in zip(names, listed, strict=True) if s is not None and len(s)}
+    parsed = {n: [] if s is None else _parse_shape(n, s) for n, s in zip(names, listed, strict=True)}
+    return {n: s for n, s in parsed.items() if s}
+
+
+def _parse_shape(name: str, shape: Any) -> list[int]:
+    sizes: list[Any] = list(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else [None]
+    if not all(isinstance(d, int | np.integer) and not isinstance(d, bool) and d >= 0 for d in sizes):
+        raise ConfigError(
+            f"input_shapes: expected sizes that are integers and not negative for {name!r}, got {shape!r}"
+        )
+    return [int(d) for d in sizes]
 
 
 def random_inputs(specs: Sequence[InputSpec], seed: int | None = None) -> list[np.ndarray]:

@@ -35,7 +35,9 @@ class ORTEngine:
         try:
             import onnxruntime as ort
         except ImportError:
-            raise ConfigError("engine 'onnxruntime' needs the package onnxruntime: pip install 'skipjack[compare]'") from None
+            raise ConfigError(
+                "engine 'onnxruntime' needs the package onnxruntime: pip install 'skipjack[compare]'"
+            ) from None
         options = ort.SessionOptions()
         options.intra_op_num_threads = num_cores or 0
         options.inter_op_num_threads = 1
@@ -70,14 +72,16 @@ class ORTEngine:
     @property
     def input_shapes(self) -> list[tuple[Any, ...]]:
         """Sizes per input as overridden, else as the file declares them."""
-        return [tuple(self._shapes.get(i.name, i.shape)) for i in self.session.get_inputs()]
+        return [tuple(self._shapes.get(i.name) or i.shape) for i in self.session.get_inputs()]
 
     def generate_random_inputs(self, seed: int | None = None) -> list[np.ndarray]:
         """Random arrays of the model's element types; free sizes become the batch size or 1."""
         rng = np.random.default_rng(seed)
         made: list[np.ndarray] = []
         for i, shape in zip(self.session.get_inputs(), self.input_shapes, strict=True):
-            sizes = [d if isinstance(d, int) else (self.batch_size or 1) if axis == 0 else 1 for axis, d in enumerate(shape)]
+            sizes = [
+                d if isinstance(d, int) else (self.batch_size or 1) if axis == 0 else 1 for axis, d in enumerate(shape)
+            ]
             dtype = np.dtype(_NUMPY.get(i.type, np.float32))
             made.append((rng.standard_normal(sizes) if dtype.kind == "f" else rng.integers(0, 2, sizes)).astype(dtype))
         return made

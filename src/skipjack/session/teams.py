@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from enum import Enum
 
 from skipjack.core import knobs
 from skipjack.core.errors import ConfigError, nearest
-from skipjack.core.trace import debug
+from skipjack.core.forking import renew_in_child
+from skipjack.core.trace import debug, warn_once
 from skipjack.runtime.platform import platform
 from skipjack.runtime.team import Team
 
@@ -61,13 +61,17 @@ def resolve_cores(num_cores: int | None) -> list[int]:
 
 
 def resolve_streams(num_streams: int | None, scheduler: Scheduler, cores: int) -> int:
-    """How many requests may run at once."""
+    """How many requests may run at once: one for single_stream, at most one per core for the others."""
     if num_streams is not None and num_streams < 0:
         raise ConfigError(f"num_streams: expected a number that is not negative, got {num_streams}")
+    if scheduler is Scheduler.single_stream:
+        if num_streams is not None and num_streams > 1:
+            warn_once(f"num_streams={num_streams}: single_stream runs one request at a time; use multi_stream")
+        return 1
     if not num_streams:
-        return 1 if scheduler is Scheduler.single_stream else max(1, cores // 2)
+        return max(1, cores // 2)
     if num_streams > cores:
-        debug(0, f"warning: num_streams={num_streams} is more than the {cores} cores; using {cores}")
+        warn_once(f"num_streams={num_streams} is more than the {cores} cores; using {cores}")
     return min(num_streams, cores)
 
 
@@ -78,51 +82,58 @@ class TeamPool:
         self.cores = cores
         self.streams = streams
         self.scheduler = scheduler
-        self._reset()
+        self._renew()
+        renew_in_child(self._renew)
 
-    def _reset(self) -> None:
-        self._pid = os.getpid()
+    def _renew(self) -> None:
         self._changed = threading.Condition()
         self._free_cores = list(self.cores)
         self._idle: dict[int, list[Team]] = {}
-        self._running = 0
+        self._busy: dict[Team, list[int]] = {}
         self._turn = threading.Lock()
         self._sole: Team | None = None
 
     def acquire(self) -> Team:
         """A team for one run; waits until the scheduler has one. `release` gives it back."""
-        if self._pid != os.getpid():
-            self._reset()
         if self.streams == 1:
             self._turn.acquire()
-            if self._sole is None:
-                self._sole = Team(len(self.cores), self.cores)
-            return self._sole
+            return self._sole or self._only()
         with self._changed:
             while not (width := self._width()):
                 self._changed.wait()
-            self._running += 1
+            taken = self._free_cores[:width]
             idle = self._idle.get(width)
-            taken, self._free_cores = self._free_cores[:width], self._free_cores[width:]
             team = idle.pop() if idle else Team(width)
-            team.cores = taken
+            if team.cores != taken:
+                team.place(taken)
+            self._busy[team] = taken
+            self._free_cores = self._free_cores[width:]
             return team
 
-    def release(self, team: Team) -> None:
-        """Give a team back; the next waiting request may run."""
-        if self._pid != os.getpid():
-            return
-        if self.streams == 1:
+    def _only(self) -> Team:
+        try:
+            self._sole = Team(len(self.cores), self.cores)
+        except BaseException:
             self._turn.release()
+            raise
+        return self._sole
+
+    def release(self, team: Team) -> None:
+        """Give a team back; the next waiting request may run. A team that a forked child never took is let go."""
+        if self.streams == 1:
+            if team is self._sole:
+                self._turn.release()
             return
         with self._changed:
-            self._running -= 1
-            self._free_cores = sorted(self._free_cores + team.cores)
-            self._idle.setdefault(team.threads, []).append(team)
+            taken = self._busy.pop(team, None)
+            if taken is None:
+                return
+            self._free_cores = sorted(self._free_cores + taken)
+            self._idle.setdefault(len(taken), []).append(team)
             self._changed.notify()
 
     @contextmanager
-    def team(self) -> Iterator[Team]:
+    def team(self) -> Generator[Team]:
         """acquire and release around a block."""
         team = self.acquire()
         try:
@@ -132,15 +143,16 @@ class TeamPool:
 
     def _width(self) -> int:
         """Cores the next request gets; 0 when it must wait."""
-        if self._running >= self.streams or not self._free_cores:
+        if len(self._busy) >= self.streams or not self._free_cores:
             return 0
-        if self.scheduler is Scheduler.elastic and self.streams > 1:
+        if self.scheduler is Scheduler.elastic:
             return -(-len(self._free_cores) // 2)
         return min(max(1, len(self.cores) // self.streams), len(self._free_cores))
 
     def close(self) -> None:
         """End the threads of idle teams."""
         with self._changed:
-            for team in [t for teams in self._idle.values() for t in teams] + [t for t in (self._sole,) if t]:
-                team.close()
-            self._idle, self._sole = {}, None
+            idle = [t for teams in self._idle.values() for t in teams]
+            self._idle = {}
+        for team in [*idle, *(t for t in (self._sole,) if t)]:
+            team.close()
