@@ -65,6 +65,13 @@ def test_sizes_can_be_given(skipjack: Invoke, sorted_unique: Path) -> None:
     assert json.loads(shaped.stdout)["nodes"][0]["shape"] == [3, 6]
 
 
+def test_a_segment_that_runs_in_parts_is_one_step(skipjack: Invoke) -> None:
+    report = json.loads(skipjack("explain", DIGITS, "--json", "--no-time", "--batch-size", 4096).stdout)
+    assert max(s["calls"] for s in report["steps"]) > 1
+    assert {n["shape"][0] for n in report["nodes"]} == {4096}
+    assert len({s["first"] for s in report["steps"]}) == len(report["steps"])
+
+
 def test_shapes_that_cannot_be_read_are_refused(skipjack: Invoke, sorted_unique: Path) -> None:
     result = skipjack("explain", sorted_unique, "--input-shapes", "[3,six]")
     assert result.exit_code == 2
