@@ -38,7 +38,21 @@ _PUBLIC = {
     "cpu_avx512_compatible": "skipjack.cpu",
     "cpu_vnni_compatible": "skipjack.cpu",
 }
-__all__ = [*_PUBLIC, "__version__"]
+__all__ = [
+    "BatchBenchmarkResult",
+    "BenchmarkResults",
+    "Context",
+    "Engine",
+    "MultiModelEngine",
+    "Scheduler",
+    "SkipjackError",
+    "__version__",
+    "compile_model",
+    "cpu_architecture",
+    "cpu_avx2_compatible",
+    "cpu_avx512_compatible",
+    "cpu_vnni_compatible",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,7 @@
 """From a model file to runs: the table of contents of skipjack, and the Engine that users hold."""
 
+# pyright: reportUnusedImport=false
+
 from __future__ import annotations
 
 import threading

@@ -51,7 +51,7 @@ class GuardedMemory:
     def temporary(self, nbytes: int) -> Place:
         return self.reserve(nbytes)
 
-    def packed(self, source: Bound, recipe: str, pack) -> Place:  # noqa: ANN001
+    def packed(self, source: Bound, recipe: str, pack) -> Place:
         assert source.value is not None, f"{source.name} is not a constant"
         return self.put(pack(source.value))
 

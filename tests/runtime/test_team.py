@@ -33,7 +33,7 @@ def workers() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name.startswith("skipjack-")]
 
 
-def wait_until(condition, seconds: float = 10.0) -> None:  # noqa: ANN001
+def wait_until(condition, seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"

@@ -111,7 +111,9 @@ class Team:
         except (RuntimeError, MemoryError) as error:
             self.threads = 1 + len(workers)
             self.control[walker.THREADS] = self.threads
-            warn_once(f"could not start thread {self.threads + 1} of {self.wanted} ({error}); running on {self.threads}")
+            warn_once(
+                f"could not start thread {self.threads + 1} of {self.wanted} ({error}); running on {self.threads}"
+            )
         except BaseException:
             self.stop()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -72,11 +73,7 @@ class Weights:
 
 def forget_pages(array: np.ndarray) -> None:
     """Let the system drop the pages of a mapped file that array covers; they come back when they are read again."""
-    owner: object = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    if isinstance(owner, memoryview):
-        owner = owner.obj
+    owner = _owner(array)
     if not isinstance(owner, mmap.mmap) or array.nbytes < mmap.PAGESIZE or not hasattr(mmap, "MADV_DONTNEED"):
         return
     base = np.frombuffer(owner, np.uint8).ctypes.data
@@ -84,6 +81,14 @@ def forget_pages(array: np.ndarray) -> None:
     length = (array.ctypes.data - base + array.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
     if length > 0 and array.flags.c_contiguous:
         owner.madvise(mmap.MADV_DONTNEED, start, length)
+
+
+def _owner(array: np.ndarray) -> Any:
+    """What holds the memory of an array in the end."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return owner.obj if isinstance(owner, memoryview) else owner
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:
