@@ -1,6 +1,6 @@
 """Ten thousand damaged ONNX files through load and run: each is run or refused with one of our errors.
 
-    python -m benchmarks.mutate --count 10000 --runner benchmarks.mutate:run_references
+    python -m benchmarks.mutate --count 10000 --runner benchmarks.mutate:run_engine
 
 A runner is a function (bytes, reached) that calls reached(stage) as it passes the stages of STAGES and raises a
 SkipjackError to refuse. It works in a child with an address-space limit of 2 GiB above its start; a child that crashes
@@ -36,7 +36,8 @@ STAGES = ("parse", "import", "compile", "run", "ok")
 LIMIT_BYTES = 2 * 2**30
 LIMIT_S = 10.0
 FILES_PER_CHILD = 500
-DEFAULT_RUNNER = "benchmarks.mutate:run_references"
+DEFAULT_RUNNER = "benchmarks.mutate:run_engine"
+REFERENCE_RUNNER = "benchmarks.mutate:run_references"
 _MAX_FEED_ELEMENTS = 4_000_000
 _MAX_SEED_BYTES = 60_000
 
@@ -200,6 +201,20 @@ def run_references(data: bytes, reached: Callable[[str], None]) -> None:
     reached("run")
 
 
+def run_engine(data: bytes, reached: Callable[[str], None]) -> None:
+    """Parse, import, compile to kernels, and run."""
+    frontend = importlib.import_module("skipjack.frontend.onnx_file")
+    engines = importlib.import_module("skipjack.engine")
+    _parse(data, reached)
+    frontend.import_model(data)
+    reached("import")
+    engine = engines.compile_model(data, batch_size=None, num_cores=1)
+    reached("compile")
+    graph = engine.compiled.graph
+    engine.run([feed(graph.types[name]) for name in graph.inputs])
+    reached("run")
+
+
 def _parse(data: bytes, reached: Callable[[str], None]) -> None:
     try:
         onnx.ModelProto.FromString(data)
@@ -226,7 +241,7 @@ def child(runner: str) -> None:
     module, _, name = runner.partition(":")
     function = getattr(importlib.import_module(module), name)
     ours = importlib.import_module("skipjack.core.errors").SkipjackError
-    importlib.import_module("skipjack.frontend.onnx_file")
+    importlib.import_module("skipjack.engine")
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -277,7 +292,8 @@ class Pool:
         if self._process is None or self._served >= FILES_PER_CHILD:
             self.close()
             command = [sys.executable, "-m", "benchmarks.mutate", "--child", self._runner]
-            environment = {**os.environ, "PYTHONWARNINGS": "ignore", "OPENBLAS_NUM_THREADS": "1"}
+            single = {"OPENBLAS_NUM_THREADS": "1", "SKIPJACK_COMPILE_JOBS": "1"}
+            environment = {**os.environ, "PYTHONWARNINGS": "ignore", **single}
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
             )

@@ -23,6 +23,7 @@ from skipjack.core.trace import debug, dump, dumping
 from skipjack.frontend.onnx_file import ImportedModel, Source, import_model
 from skipjack.ir.graph import Graph
 from skipjack.ir.text import print_graph
+from skipjack.ir.types import TensorType
 from skipjack.passes import pipeline
 from skipjack.passes.propagate_types import specialize
 from skipjack.runtime.run import Program, Stream
@@ -144,7 +145,7 @@ class Engine:
         stream = Stream(self._compiled.program)
         if not stream.can_bind_early:
             return
-        feeds = {s.name: np.zeros(s.type.shape, s.type.dtype.np) for s in self._specs if s.type is not None}  # type: ignore[arg-type]
+        feeds = {s.name: _shaped_zeros(s.type) for s in self._specs if s.type is not None}
         stream.bind(feeds)
         self._idle.append(stream)
 
@@ -369,6 +370,12 @@ def compile_model(
     if engine != "skipjack":
         raise ConfigError(f"engine {engine!r}: expected one of {list(_ENGINES)}{nearest(engine, _ENGINES)}")
     return Engine(model, batch_size, num_cores, num_streams, scheduler, input_shapes)
+
+
+def _shaped_zeros(t: TensorType) -> np.ndarray:
+    """An array of a type whose sizes are numbers, with the memory of one element."""
+    assert t.shape is not None, "only types of known sizes are bound early"
+    return np.broadcast_to(np.zeros((), t.dtype.np), [int(d) for d in t.shape if isinstance(d, int)])
 
 
 def _part(array: np.ndarray, start: int, size: int) -> np.ndarray:
