@@ -73,6 +73,9 @@ def load(specs: Iterable[KernelSpec], target: Target) -> Loaded:
 def _generator_digest() -> str:
     root = Path(__file__).parent.parent
     h = hashlib.sha256()
+    if not root.is_dir():
+        archive = next(p for p in root.parents if p.is_file())
+        h.update(archive.read_bytes())
     for folder in _SOURCES:
         for path in sorted((root / folder).rglob("*.py")):
             h.update(path.name.encode())
