@@ -188,6 +188,30 @@ def test_winograd(m: int, shape, maps, options, target: Target) -> None:
     check_conv(f"conv_winograd{m}", shape, maps, (3, 3), target=target, tolerance=1e-5, **options)
 
 
+@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("m", [2, 3, 4])
+@pytest.mark.parametrize(
+    "shape,maps,options",
+    [
+        ((1, 16, 16, 16), 16, {"pads": (1, 1, 1, 1), "extras": "c"}),
+        ((2, 20, 13, 18), 24, {"pads": (1, 1, 1, 1), "extras": "cr"}),
+        ((3, 33, 28, 25), 40, {"pads": (0, 1, 2, 0), "extras": "r"}),
+        ((1, 16, 3, 3), 16, {}),
+        ((1, 64, 60, 59), 80, {"pads": (1, 1, 1, 1), "extras": "c"}),
+        ((1, 256, 14, 14), 16, {"pads": (0, 0, 1, 1), "extras": "c"}),
+    ],
+)
+def test_winograd_of_stride_2(m: int, shape, maps, options, target: Target) -> None:
+    check_conv(f"conv_winograd_s2_{m}", shape, maps, (3, 3), strides=(2, 2), target=target, tolerance=1e-5, **options)
+
+
+def test_winograd_of_stride_2_in_bands_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, options = (2, 20, 35, 25), {"pads": (1, 1, 1, 1), "extras": "cr", "strides": (2, 2), "tolerance": 1e-5}
+    whole = check_conv("conv_winograd_s2_4", shape, 24, (3, 3), **options)
+    monkeypatch.setattr(skipjack.kernels.conv_winograd, "_BAND_BYTES", 1)
+    assert np.array_equal(check_conv("conv_winograd_s2_4", shape, 24, (3, 3), **options), whole)
+
+
 def test_winograd_in_bands_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     shape, options = (2, 20, 17, 13), {"pads": (1, 1, 1, 1), "extras": "cr"}
     whole = check_conv("conv_winograd4", shape, 24, (3, 3), tolerance=1e-5, **options)
@@ -274,11 +298,15 @@ def test_transposed_plain(shape, weight, options, target: Target) -> None:
     check_transposed("conv_transpose_plain", shape, weight, target, **options)
 
 
-@pytest.mark.parametrize("name", ["conv_direct", "conv_winograd2", "conv_winograd4"])
-def test_a_batch_has_the_bits_of_its_images(name: str) -> None:
+@pytest.mark.parametrize(
+    "name,stride", [("conv_direct", 1), ("conv_winograd2", 1), ("conv_winograd4", 1), ("conv_winograd_s2_3", 2)]
+)
+def test_a_batch_has_the_bits_of_its_images(name: str, stride: int) -> None:
     rng = np.random.default_rng(3)
-    x, w = rng.standard_normal((3, 24, 9, 9), np.float32), rng.standard_normal((16, 24, 3, 3), np.float32)
-    node = Node("Conv", ("x", "w"), ("y",), {"pads": (1, 1, 1, 1), "epilogue": arg(0, _F)}, SKIPJACK)
+    size = 9 * stride
+    x, w = rng.standard_normal((3, 24, size, size), np.float32), rng.standard_normal((16, 24, 3, 3), np.float32)
+    attrs = {"pads": (1, 1, 1, 1), "epilogue": arg(0, _F), "strides": (stride, stride)}
+    node = Node("Conv", ("x", "w"), ("y",), attrs, SKIPJACK)
     entry = named(SKIPJACK, "Conv", name)
     whole = run_lowering(entry, node, [x, w], [(_F, (3, 16, 9, 9))], constants=[1])[0]
     for n in range(3):
@@ -387,14 +415,17 @@ def _to_plain(node: Node, base: Lowering, x: np.ndarray, target: Target) -> np.n
     return run_lowering(entry, node, [x], [(_F, x.shape)], target=target, threads=2, layouts={0: _blocked(target)})[0]
 
 
-@pytest.mark.parametrize("name", ["conv_direct", "conv_winograd2", "conv_winograd4", "conv_plain"])
+@pytest.mark.parametrize(
+    "name", ["conv_direct", "conv_winograd2", "conv_winograd4", "conv_winograd_s2_4", "conv_plain"]
+)
 @pytest.mark.parametrize("shape", [(0, 16, 6, 6), (1, 16, 2, 6), (1, 16, 6, 2)])
 def test_conv_of_nothing(name: str, shape) -> None:
     x, w = np.zeros(shape, np.float32), np.ones((16, 16, 3, 3), np.float32)
-    out = (shape[0], 16, shape[2] - 2, shape[3] - 2)
+    step = 2 if "s2" in name else 1
+    out = (shape[0], 16, *[(n - 3) // step + 1 if n >= 3 else 0 for n in shape[2:]])
     got = run_lowering(
         named(SKIPJACK, "Conv", name),
-        Node("Conv", ("x", "w"), ("y",), {}, SKIPJACK),
+        Node("Conv", ("x", "w"), ("y",), {"strides": (step, step)}, SKIPJACK),
         [x, w],
         [(_F, out)],
         constants=[1],

@@ -1,10 +1,10 @@
-"""Kernels of Winograd convolution F(m x m, 3 x 3) in the blocked layout.
+"""Kernels of Winograd convolution F(m x m, 3 x 3), stride 1 or 2, in the blocked layout.
 
 A tile is m x m outputs; tiles of all images are numbered together and `pixels` of them form a group. Both kernels work
 on the groups of one band of tiles, from `first_tile` on; the word tiles is the number one past its last. The input
 transform leaves V [group][position][channel block][tile][vl], each position one cache line longer than its data. The
-second kernel multiplies a group with weights [map group][position][channel block][lane][vectors * vl] and transforms
-back.
+second kernel multiplies a group with weights [map group][weight][channel block][lane][vectors * vl] and transforms
+back; positions of odd samples share weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from skipjack.kernels.conv_finish import Finish
 from skipjack.kernels.launch import generator
-from skipjack.kernels.winograd_matrices import apply_input, apply_output
+from skipjack.kernels.winograd_matrices import Scheme, apply_input, apply_output
 from skipjack.lang.expr import Expr
 from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import F32, I64, PTR, Program
@@ -36,9 +36,9 @@ OUTPUT_WORDS = (
 
 @dataclass(frozen=True)
 class WinogradSpec:
-    """What is compiled in: outputs per tile side, tiles per group, channel vectors per block, how outputs end."""
+    """What is compiled in: the tiles, tiles per group, channel vectors per block, how outputs end."""
 
-    m: int
+    scheme: Scheme
     pixels: int
     vectors: int = 1
     extras: str = ""
@@ -49,14 +49,14 @@ class WinogradSpec:
 def _group_bytes(blocks: V, s: WinogradSpec, vl: int) -> tuple[V, V]:
     """(bytes of one position, bytes of one group) of V."""
     position = blocks * (s.pixels * vl * 4) + 64
-    return position, position * (s.m + 2) ** 2
+    return position, position * s.scheme.samples**2
 
 
 @generator("winograd_input")
 def winograd_input(target: Target, symbol: str, s: WinogradSpec) -> Program:
     """A unit is one tile, all channels."""
     k = Kernel(symbol, [("x", PTR), ("v", PTR), *[(n, I64) for n in INPUT_WORDS]], target.vector_bytes * 8)
-    a, vl, n = k.arg, target.vl, s.m + 2
+    a, vl, n, half = k.arg, target.vl, s.scheme.samples, s.scheme.filtered
     vector, pixel = F32.vec(vl), 4 * vl
     nothing = k.local(pixel)
     nothing.store(k.zero(vector), pixel)
@@ -64,7 +64,7 @@ def winograd_input(target: Target, symbol: str, s: WinogradSpec) -> Program:
         tile = unit + a.first_tile
         column, rest = tile % a.tiles_w, tile // a.tiles_w
         row, image = rest % a.tiles_h, rest // a.tiles_h
-        top, left = row * s.m - a.pad_h, column * s.m - a.pad_w
+        top, left = row * s.scheme.step - a.pad_h, column * s.scheme.step - a.pad_w
         position, group = _group_bytes(a.blocks, s, vl)
         v = a.v.at((unit // s.pixels) * group + (unit % s.pixels) * pixel)
         plane, row_bytes = a.height * a.width * pixel, a.width * pixel
@@ -76,6 +76,7 @@ def winograd_input(target: Target, symbol: str, s: WinogradSpec) -> Program:
         def blocks(inside: bool) -> None:
             with k.loop(a.blocks) as b:
                 x = corner.at(b * plane)
+                out = v.at(b * (s.pixels * pixel))
                 d = list[list[V]]()
                 for i in range(n):
                     line = x.at(row_bytes * i)
@@ -84,10 +85,12 @@ def winograd_input(target: Target, symbol: str, s: WinogradSpec) -> Program:
                         places = [
                             k.emit("select", p.ty, (rows[i] & columns[j], p, nothing)) for j, p in enumerate(places)
                         ]
-                    d.append(apply_input(k, s.m, [p.load(vector) for p in places]))
-                out = v.at(b * (s.pixels * pixel))
+                    d.append(apply_input(k, s.scheme, [p.load(vector) for p in places]))
+                    if s.scheme.stride == 2 and i % 2:
+                        for j, value in enumerate(d[-1]):
+                            out.at(position * ((half + i // 2) * n + j)).store(value)
                 for j in range(n):
-                    for i, value in enumerate(apply_input(k, s.m, [d[i][j] for i in range(n)])):
+                    for i, value in enumerate(apply_input(k, s.scheme, [d[i][j] for i in range(n)])[:half]):
                         out.at(position * (i * n + j)).store(value)
 
         k.branch(whole, lambda: blocks(True), lambda: blocks(False))
@@ -99,7 +102,8 @@ class _Output:
 
     def __init__(self, k: Kernel, target: Target, s: WinogradSpec) -> None:
         self.k, self.s, self.a, self.vl = k, s, k.arg, target.vl
-        self.vector, self.pixel, self.n = F32.vec(target.vl), 4 * target.vl, s.m + 2
+        self.vector, self.pixel, self.n = F32.vec(target.vl), 4 * target.vl, s.scheme.samples
+        self.m = s.scheme.m
         self.scratch_position = s.vectors * s.pixels * self.pixel + 64
 
     def multiply(self, v: V, w: V) -> None:
@@ -108,7 +112,7 @@ class _Output:
         w_block = self.vl * s.vectors * self.pixel
         position, _ = _group_bytes(a.blocks, s, self.vl)
         with k.loop(self.n * self.n) as p:
-            vp, wp = v.at(p * position), w.at(p * a.blocks * w_block)
+            vp, wp = v.at(p * position), w.at(self._weight(p) * a.blocks * w_block)
             acc = [[k.var(k.zero(self.vector)) for _ in range(s.vectors)] for _ in range(s.pixels)]
             with k.loop(a.blocks) as b:
                 vb, wb = vp.at(b * (s.pixels * self.pixel)), wp.at(b * w_block)
@@ -125,6 +129,13 @@ class _Output:
                 for t in range(s.vectors):
                     out.at((t * s.pixels + r) * self.pixel).store(acc[r][t].get())
 
+    def _weight(self, position: V) -> V:
+        """The number of a position's weights."""
+        if self.s.scheme.stride == 1:
+            return position
+        k, n, last = self.k, self.n, self.s.scheme.weights - 1
+        return k.min(position // n, last) * (last + 1) + k.min(position % n, last)
+
     def finish(self, group: V, first_vector: V) -> None:
         """Transform scratch back and store what lies inside the image."""
         k, s, a = self.k, self.s, self.a
@@ -136,8 +147,8 @@ class _Output:
             with k.loop(k.min(a.map_vectors - first_vector, s.vectors)) as t:
                 self._inverse(k.scratch.at((t * s.pixels + r) * self.pixel))
                 vector = first_vector + t
-                y = ((image * a.map_vectors + vector) * a.height + row * s.m) * a.width + column * s.m
-                self._store(y * self.pixel, vector * self.vl, a.height - row * s.m, a.width - column * s.m)
+                y = ((image * a.map_vectors + vector) * a.height + row * self.m) * a.width + column * self.m
+                self._store(y * self.pixel, vector * self.vl, a.height - row * self.m, a.width - column * self.m)
 
     def _inverse(self, p: V) -> None:
         """One tile's m x m outputs to the start of the local buffer."""
@@ -145,10 +156,10 @@ class _Output:
         half = list[list[V]]()
         for i in range(n):
             line = [p.at((i * n + j) * self.scratch_position).load(self.vector) for j in range(n)]
-            half.append(apply_output(k, s.m, line))
-        for j in range(s.m):
-            for i, value in enumerate(apply_output(k, s.m, [h[j] for h in half])):
-                self._result().at((i * s.m + j) * self.pixel).store(value)
+            half.append(apply_output(k, s.scheme, line))
+        for j in range(self.m):
+            for i, value in enumerate(apply_output(k, s.scheme, [h[j] for h in half])):
+                self._result().at((i * self.m + j) * self.pixel).store(value)
 
     def _result(self) -> V:
         return self.k.scratch.at(self.n * self.n * self.scratch_position)
@@ -156,18 +167,18 @@ class _Output:
     def _store(self, y_bytes: V, first_map: V, rows: V, columns: V) -> None:
         k, s, a = self.k, self.s, self.a
         done = Finish(k, self.vl, s.extras, s.masked, s.epilogue)
-        with k.loop(k.min(rows, s.m)) as i:
-            at, values = y_bytes + i * a.width * self.pixel, self._result().at(i * (s.m * self.pixel))
+        with k.loop(k.min(rows, self.m)) as i:
+            at, values = y_bytes + i * a.width * self.pixel, self._result().at(i * (self.m * self.pixel))
 
             def whole() -> None:
-                loaded = [values.at(self.pixel * j).load(self.vector) for j in range(s.m)]
+                loaded = [values.at(self.pixel * j).load(self.vector) for j in range(self.m)]
                 done.store(loaded, at, first_map, a.maps)
 
             def part() -> None:
                 with k.loop(columns) as j:
                     done.store([values.at(j * self.pixel).load(self.vector)], at + j * self.pixel, first_map, a.maps)
 
-            k.branch(columns >= s.m, whole, part)
+            k.branch(columns >= self.m, whole, part)
 
 
 @generator("winograd_output")
@@ -179,8 +190,8 @@ def winograd_output(target: Target, symbol: str, s: WinogradSpec) -> Program:
     with k.units() as unit:
         group, part = unit % a.groups, unit // a.groups
         _, group_bytes = _group_bytes(a.blocks, s, target.vl)
-        w_bytes = a.blocks * (target.vl * s.vectors * 4 * target.vl * (s.m + 2) ** 2)
+        w_bytes = a.blocks * (target.vl * s.vectors * 4 * target.vl * s.scheme.weights**2)
         out.multiply(a.v.at(group * group_bytes), a.w.at(part * w_bytes))
         out.finish(group, part * s.vectors)
-    positions = (s.m + 2) ** 2
-    return k.finish(positions * out.scratch_position + s.m * s.m * 4 * target.vl)
+    positions = s.scheme.samples**2
+    return k.finish(positions * out.scratch_position + s.scheme.m**2 * 4 * target.vl)

@@ -1,17 +1,72 @@
-"""The transforms of Winograd convolution F(m x m, 3 x 3): exact constants, and vector code that applies a matrix."""
+"""The transforms of Winograd convolution F(m x m, 3 x 3): exact constants, and vector code that applies a matrix.
+
+With stride 2 the samples under a tile split, per side, into even and odd ones. Taps 0 and 2 meet only even samples, which
+is minimal filtering F(m, 2); tap 1 meets only odd samples, each used once, which stay as they are.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
 from skipjack.lang.kernel import Kernel, V
 
-_POINTS = {2: (Fraction(1),), 4: (Fraction(3, 4), Fraction(3, 2))}
+_POINTS = {
+    (1, 2): (0, 1, -1),
+    (1, 4): (0, Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2)),
+    (2, 2): (0, 1),
+    (2, 3): (0, 1, -1),
+    (2, 4): (0, 1, -1, Fraction(1, 2)),
+}
 Matrix = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Tiles of m x m outputs of a 3 x 3 convolution.
+
+    A tile reads `samples` inputs per side and has as many positions: first the `filtered` ones, then one for each odd
+    sample when the stride is 2. All odd samples of a side meet the same weight, so position i has weight min(i, m + 1).
+    """
+
+    stride: int
+    m: int
+
+    @property
+    def samples(self) -> int:
+        return (self.m - 1) * self.stride + 3
+
+    @property
+    def filtered(self) -> int:
+        return self.m + (2 if self.stride == 1 else 1)
+
+    @property
+    def weights(self) -> int:
+        """Distinct weights per side."""
+        return self.m + 2
+
+    @property
+    def step(self) -> int:
+        """Samples from one tile to the next."""
+        return self.m * self.stride
+
+    @property
+    def name(self) -> str:
+        return f"conv_winograd{self.m}" if self.stride == 1 else f"conv_winograd_s{self.stride}_{self.m}"
+
+    @property
+    def points(self) -> tuple[Fraction, ...]:
+        """Where minimal filtering interpolates besides infinity: 0, pairs of opposite points, then single ones."""
+        return tuple(Fraction(p) for p in _POINTS[self.stride, self.m])
+
+    @property
+    def pairs(self) -> int:
+        p = self.points
+        return sum(p[i] == -p[i + 1] for i in range(1, len(p) - 1, 2))
 
 
 def _product(roots: Sequence[Fraction]) -> list[Fraction]:
@@ -23,13 +78,11 @@ def _product(roots: Sequence[Fraction]) -> list[Fraction]:
 
 
 @functools.cache
-def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
-    """(output, weight, input) transforms of F(m, 3): interpolation at 0, pairs of opposite points, and infinity."""
-    points = [Fraction(0)]
-    for p in _POINTS[m]:
-        points += [p, -p]
-    n = m + 2
-    output = [[*[p**i for p in points], Fraction(int(i == m - 1))] for i in range(m)]
+def matrices(scheme: Scheme) -> tuple[Matrix, Matrix, Matrix]:
+    """(output, weight, input) transforms of the filtered positions of one side."""
+    points, n = scheme.points, scheme.filtered
+    taps = n - scheme.m + 1
+    output = [[*[p**i for p in points], Fraction(int(i == scheme.m - 1))] for i in range(scheme.m)]
     weight, image = list[list[Fraction]](), list[list[Fraction]]()
     for j, p in enumerate(points):
         others = [q for i, q in enumerate(points) if i != j]
@@ -38,9 +91,9 @@ def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
             scale *= p - q
         c = _product(others)
         image.append([*c, *[Fraction(0)] * (n - len(c))])
-        weight.append([p**k / scale for k in range(3)])
+        weight.append([p**k / scale for k in range(taps)])
     image.append(_product(points))
-    weight.append([Fraction(0), Fraction(0), Fraction(1)])
+    weight.append([Fraction(int(k == taps - 1)) for k in range(taps)])
     return _floats(output), _floats(weight), _floats(image)
 
 
@@ -48,9 +101,12 @@ def _floats(rows: list[list[Fraction]]) -> Matrix:
     return tuple(tuple(float(v) for v in row) for row in rows)
 
 
-def transformed_weights(w: np.ndarray, m: int) -> np.ndarray:
-    """[M, C, 3, 3] as [(m + 2)^2, M, C], computed in f64."""
-    g = np.asarray(matrices(m)[1])
+def transformed_weights(w: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """[M, C, 3, 3] as [distinct weights of a tile, M, C], computed in f64."""
+    g = np.zeros((scheme.weights, 3))
+    g[: scheme.filtered, :: scheme.stride] = matrices(scheme)[1]
+    if scheme.stride == 2:
+        g[-1, 1] = 1
     u = np.einsum("ik,mckl,jl->ijmc", g, w.astype(np.float64), g)
     return u.reshape(-1, *w.shape[:2]).astype(np.float32)
 
@@ -69,40 +125,34 @@ def _sum(k: Kernel, coefficients: Sequence[float], values: Sequence[V]) -> V | N
     return total
 
 
-def apply_input(k: Kernel, m: int, d: Sequence[V]) -> list[V]:
-    """The input transform of m + 2 values; rows of opposite points share their even and odd parts."""
-    rows, out = matrices(m)[2], list[V]()
-    first = _sum(k, rows[0], d)
-    assert first is not None, "row 0 of the input transform is not empty"
-    out.append(first)
-    for i in range(1, len(rows) - 1, 2):
-        even = _sum(k, [c if j % 2 == 0 else 0.0 for j, c in enumerate(rows[i])], d)
-        odd = _sum(k, [c if j % 2 == 1 else 0.0 for j, c in enumerate(rows[i])], d)
-        assert even is not None, "a pair of points has an even part"
-        assert odd is not None, "a pair of points has an odd part"
-        # The power of x that the row's own factor adds decides which part changes its sign between p and -p.
-        out += [even + odd, even - odd] if _flips_odd(rows, i) else [even + odd, odd - even]
-    last = _sum(k, rows[-1], d)
-    assert last is not None, "the last row of the input transform is not empty"
-    return [*out, last]
+def apply_input(k: Kernel, scheme: Scheme, samples: Sequence[V]) -> list[V]:
+    """The input transform of one side; rows of opposite points share what they have in common and where they differ."""
+    rows, d, out = matrices(scheme)[2], samples[:: scheme.stride], list[V]()
+    out.append(_row(k, rows[0], d))
+    paired = 2 * scheme.pairs
+    for a, b in zip(rows[1:paired:2], rows[2 : paired + 1 : 2]):
+        common = _row(k, [(x + y) / 2 for x, y in zip(a, b)], d)
+        apart = _row(k, [(x - y) / 2 for x, y in zip(a, b)], d)
+        out += [common + apart, common - apart]
+    out += [_row(k, row, d) for row in rows[paired + 1 :]]
+    return out if scheme.stride == 1 else [*out, *samples[1::2]]
 
 
-def _flips_odd(rows: Matrix, i: int) -> bool:
-    return all(b == (a if j % 2 == 0 else -a) for j, (a, b) in enumerate(zip(rows[i], rows[i + 1])))
+def _row(k: Kernel, coefficients: Sequence[float], values: Sequence[V]) -> V:
+    total = _sum(k, coefficients, values)
+    assert total is not None, "no row of a transform is empty"
+    return total
 
 
-def apply_output(k: Kernel, m: int, v: Sequence[V]) -> list[V]:
-    """The output transform of m + 2 values: m outputs from sums and differences of opposite points."""
-    rows, parts = matrices(m)[0], [v[0]]
-    for i in range(1, m + 1, 2):
+def apply_output(k: Kernel, scheme: Scheme, v: Sequence[V]) -> list[V]:
+    """The output transform of one side: m outputs from sums and differences of opposite points."""
+    rows, parts, paired = matrices(scheme)[0], [v[0]], 2 * scheme.pairs
+    for i in range(1, paired, 2):
         parts += [v[i] + v[i + 1], v[i] - v[i + 1]]
-    parts.append(v[m + 1])
+    parts += v[paired + 1 : scheme.filtered]
     out = list[V]()
     for power, row in enumerate(rows):
-        kept = [c if j in (0, m + 1) or (j + 1) % 2 == power % 2 else 0.0 for j, c in enumerate(row)]
         # Column 2i+1 holds p^power: it multiplies the sum for even powers; column 2i+2 the difference for odd ones.
-        kept = [abs(c) if 0 < j <= m else c for j, c in enumerate(kept)]
-        total = _sum(k, kept, parts)
-        assert total is not None, "an output is a sum of at least one value"
-        out.append(total)
-    return out
+        kept = [c if not 0 < j <= paired else abs(c) if (j + 1) % 2 == power % 2 else 0.0 for j, c in enumerate(row)]
+        out.append(_row(k, kept, parts))
+    return out if scheme.stride == 1 else [y + odd for y, odd in zip(out, v[scheme.filtered :], strict=True)]
