@@ -13,7 +13,7 @@ import pytest
 import skipjack
 from skipjack.cli.main import COMMANDS
 from skipjack.core import errors
-from skipjack.core.knobs import KNOBS
+from skipjack.core.knobs import KNOBS, Knob
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,10 +47,17 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_every_knob_is_documented_as_it_is_defined() -> None:
     text = (ROOT / "docs/knobs.md").read_text(encoding="utf-8")
-    missing = [k.name for k in KNOBS if f"| `{k.name}` |" not in text or f"| {k.accepts} | {k.about} |" not in text]
-    assert missing == []
+    rows = [f"| `{k.name}` | {_default(k)} | {k.accepts} | {k.about} |" for k in KNOBS]
+    missing = [row for row in rows if row not in text]
+    assert not missing, "put these rows into docs/knobs.md:\n" + "\n".join(missing)
     gone = set(re.findall(r"^\| `(SKIPJACK_\w+)`", text, re.MULTILINE)) - {k.name for k in KNOBS}
     assert gone == set()
+
+
+def _default(knob: Knob) -> str:
+    if isinstance(knob.default, bool):
+        return "1" if knob.default else "0"
+    return "" if knob.default is None else str(knob.default)
 
 
 def test_every_public_name_is_documented() -> None:
