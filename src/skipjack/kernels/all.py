@@ -16,8 +16,10 @@ import skipjack.kernels.gather
 import skipjack.kernels.gemm
 import skipjack.kernels.integer_product
 import skipjack.kernels.layout
+import skipjack.kernels.local_response
 import skipjack.kernels.matmul
 import skipjack.kernels.movement
+import skipjack.kernels.non_zero
 import skipjack.kernels.norms
 import skipjack.kernels.pointwise
 import skipjack.kernels.pool

@@ -5,7 +5,8 @@ from __future__ import annotations
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX, SKIPJACK
 from skipjack.kernels.launch import Bound, Launch, Lowering, Site, Work, lowering
-from skipjack.kernels.strided import at_place, copy
+from skipjack.kernels.strided import apply, at_place, copy, whole
+from skipjack.lang.expr import const
 from skipjack.targets.target import Target
 
 _VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout")
@@ -31,8 +32,6 @@ def held(site: Site) -> str:
 
 
 def _accepts(site: Site) -> str:
-    if len(site.outputs) > 1 and site.outputs[1] is not None:
-        return "a mask is asked for"
     training = site.constants[2] if len(site.constants) > 2 else None
     if len(site.inputs) > 2 and site.node.op == "Dropout" and site.inputs[2] is not None:
         if training is None or bool(training.reshape(-1)[0]):
@@ -41,11 +40,20 @@ def _accepts(site: Site) -> str:
 
 
 def _lower(work: Work) -> list[Launch]:
-    return copy_whole(work.input(0), work.output(), work.target)
+    launches = copy_whole(work.input(0), work.output(), work.target)
+    mask = work.outputs[1] if len(work.outputs) > 1 else None
+    if mask is not None:
+        # Nothing is dropped, so the mask of Dropout holds True everywhere.
+        launches += apply(const(1, DType.BOOL), mask.shape, [], whole(mask), work.target)
+    return launches
+
+
+def _accepts_blocked(site: Site) -> str:
+    return "a mask is asked for" if len(site.outputs) > 1 and site.outputs[1] is not None else _accepts(site)
 
 
 lowering(Lowering("copy", SKIPJACK, "Copy", held, _lower))
 for _op in _VIEWS:
     lowering(Lowering("copy", ONNX, _op, _accepts, _lower))
 lowering(Lowering("copy-blocked", ONNX, "Identity", _accepts, _lower, layouts="blocked"))
-lowering(Lowering("copy-blocked", ONNX, "Dropout", _accepts, _lower, layouts="blocked"))
+lowering(Lowering("copy-blocked", ONNX, "Dropout", _accepts_blocked, _lower, layouts="blocked"))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX
 from skipjack.kernels.emit import binary, compare, load_as, register_type, store_as, supported_dtype
 from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Site, Work, generator, lowering
 from skipjack.kernels.movement import ints
 from skipjack.kernels.span import lanes_for, maskable, span
+from skipjack.kernels.strided import View, apply, broadcast, whole
 from skipjack.kernels.vector_math import is_nan
-from skipjack.lang.expr import compute_dtype
+from skipjack.lang.expr import arg, cast, compute_dtype
 from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import I64, PTR, Program
 from skipjack.targets.target import Target
@@ -71,6 +74,21 @@ def _pick(work: Work) -> list[Launch]:
     return _launch(KernelSpec("pick_index", params), x, work.output(), axis)
 
 
+def _hardmax(work: Work) -> list[Launch]:
+    """1 at the first largest element along the axis, 0 elsewhere."""
+    x, out = work.input(0), work.output()
+    if x.elements == 0:
+        return []
+    axis = int(work.attr("axis", -1)) % len(x.shape)
+    kept = tuple(1 if a == axis else n for a, n in enumerate(x.shape))
+    top = Bound(out.name, DType.I64, kept, work.memory.temporary(8 * math.prod(kept)))
+    launches = _launch(KernelSpec("pick_index", (x.dtype, True, False)), x, top, axis)
+    place = work.memory.constant(np.arange(x.shape[axis]))
+    index = View(place, DType.I64, tuple(8 if a == axis else 0 for a in range(len(x.shape))))
+    is_top = cast(arg(0, DType.I64).eq(arg(1, DType.I64)), x.dtype)
+    return launches + apply(is_top, x.shape, [index, broadcast(top, x.shape)], whole(out), work.target)
+
+
 @generator("pick_index")
 def pick_index(target: Target, name: str, dtype: DType, largest: bool, last: bool) -> Program:
     """The index of the largest (or smallest) element, NaN first of all; of equal ones the first (or last)."""
@@ -123,3 +141,4 @@ lowering(Lowering("scan", ONNX, "CumSum", _accepts_numbers, _cumulate, parameter
 lowering(Lowering("scan", ONNX, "CumProd", _accepts_numbers, _cumulate, parameters=(1,)))
 lowering(Lowering("scan", ONNX, "ArgMax", _accepts, _pick))
 lowering(Lowering("scan", ONNX, "ArgMin", _accepts, _pick))
+lowering(Lowering("scan", ONNX, "Hardmax", _accepts_numbers, _hardmax))

@@ -10,6 +10,7 @@ import numpy as np
 from skipjack.core.dims import Dim
 from skipjack.core.dtypes import DType
 from skipjack.core.limits import check_allocation
+from skipjack.ir.graph import SKIPJACK
 from skipjack.ir.types import TensorType, ValueType, tensor
 from skipjack.ops.movement import follow
 from skipjack.ops.registry import Infer, Op, Ref, register
@@ -152,6 +153,12 @@ def _non_zero(r: Ref) -> list[Any]:
     return [np.array(np.nonzero(x), np.int64).reshape(x.ndim, -1)]
 
 
+def _counted_rule(i: Infer) -> list[ValueType]:
+    count = i.ints(1)
+    rank = i.tensor(0).rank
+    return [tensor(DType.I64, i.fresh("rank") if rank is None else rank, count[0] if count else i.fresh("nonzero"))]
+
+
 def _unique_rule(i: Infer) -> list[ValueType]:
     x = i.tensor(0)
     count = i.fresh("unique")
@@ -242,5 +249,6 @@ register(Op("GatherElements", _gather_elements_rule, _gather_elements, propagate
 register(Op("GatherND", _gather_nd_rule, _gather_nd, propagate=follow(_gather_nd)))
 register(Op("OneHot", _one_hot_rule, _one_hot))
 register(Op("NonZero", _non_zero_rule, _non_zero))
+register(Op("NonZero", _counted_rule, _non_zero, domain=SKIPJACK))
 register(Op("Unique", _unique_rule, _unique))
 register(Op("NonMaxSuppression", _nms_rule, _nms))

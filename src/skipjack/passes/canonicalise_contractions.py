@@ -78,6 +78,27 @@ def _contraction(edit: Edit, n: Node, a: str, b: str, trans: tuple[int, int], al
         edit.replace(n, [_linear(edit, a, b, weight, trans[1], alpha, n.outputs[0])])
     elif None not in ranks and all(r is not None and r >= 2 for r in ranks):
         edit.replace(n, [_dynamic(a, b, trans, alpha, n.outputs[0])])
+    elif None not in ranks and 0 not in ranks and trans == (0, 0):
+        _vector_product(edit, n, (a, b), ranks, alpha)
+
+
+def _vector_product(
+    edit: Edit, n: Node, operands: tuple[str, str], ranks: tuple[int | None, int | None], alpha: float
+) -> None:
+    """A vector on the left is a row, one on the right a column; the axis it gained goes from the product."""
+    names = list(operands)
+    made: list[Node] = []
+    gained: list[int] = []
+    for side, axis in ((0, 0), (1, 1)):
+        if ranks[side] == 1:
+            axes = edit.constant(np.array([axis], np.int64), f"{operands[side]}.axis")
+            names[side] = edit.name(f"{operands[side]}.matrix")
+            made.append(node("Unsqueeze", (operands[side], axes), names[side]))
+            gained.append(axis - 2)
+    product = edit.name(f"{n.outputs[0]}.product")
+    made.append(_dynamic(names[0], names[1], (0, 0), alpha, product))
+    axes = edit.constant(np.array(gained, np.int64), f"{product}.axes")
+    edit.replace(n, [*made, node("Squeeze", (product, axes), n.outputs[0])])
 
 
 def _dynamic(a: str, b: str, trans: tuple[int, int], alpha: float, output: str) -> Node:
@@ -219,15 +240,43 @@ def _with_epilogue(n: Node, epilogue: Expr | None) -> Node:
 
 def _conv_transpose(edit: Edit, n: Node) -> None:
     window = _window(edit, n)
-    if window is None or n.attrs.get("output_shape") is not None:
+    if window is None:
         return
     attrs = _window_attrs(n, window)
-    if attrs.pop("auto_pad") not in ("NOTSET", "", "VALID"):
-        return
-    attrs["output_padding"] = ints_attr(n, "output_padding", [0] * len(window.kernel))
+    extra = ints_attr(n, "output_padding", [0] * len(window.kernel))
+    kind, wanted = str(attrs.pop("auto_pad")), ints_attr(n, "output_shape", ())
+    if wanted or kind.startswith("SAME"):
+        pads = _transposed_pads(n, window, wanted, kind)
+        if pads is None:
+            return
+        attrs["pads"], extra = pads
+    attrs["output_padding"] = extra
     extras, epilogue = _bias(edit, n)
     made = Node("ConvTranspose", (*n.inputs[:2], *extras), n.outputs, attrs, SKIPJACK)
     edit.replace(n, [_with_epilogue(made, epilogue)])
+
+
+def _transposed_pads(
+    n: Node, window: _Window, wanted: tuple[int, ...], kind: str
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """(pads, output padding) that give the sizes wanted, or strides times the input for SAME; None for free sizes."""
+    ones = [1] * len(window.kernel)
+    strides, dilations = ints_attr(n, "strides", ones), ints_attr(n, "dilations", ones)
+    extra = ints_attr(n, "output_padding", [0] * len(ones))
+    begin: list[int] = []
+    end: list[int] = []
+    more: list[int] = []
+    for axis, size in enumerate(window.spatial):
+        if not isinstance(size, int):
+            return None
+        goal = wanted[len(wanted) - len(ones) + axis] if wanted else size * strides[axis]
+        full = strides[axis] * (size - 1) + extra[axis] + (window.kernel[axis] - 1) * dilations[axis] + 1
+        total = max(full - goal, 0)
+        small = total // 2 if kind == "SAME_UPPER" else total - total // 2
+        begin.append(small)
+        end.append(total - small)
+        more.append(extra[axis] + max(goal - full, 0))
+    return (*begin, *end), tuple(more)
 
 
 _RULES: dict[tuple[str, str], Callable[[Edit, Node], None]] = {

@@ -12,6 +12,7 @@ from skipjack.passes.cancel_transposes import CancelTransposes
 from skipjack.passes.canonicalise_attention import CanonicaliseAttention
 from skipjack.passes.canonicalise_contractions import CanonicaliseContractions
 from skipjack.passes.decompose_norms import DecomposeNorms
+from skipjack.passes.decompose_selections import DecomposeSelections
 from skipjack.passes.eliminate_dead_code import EliminateDeadCode
 from skipjack.passes.fold_batch_norms import FoldBatchNorms
 from skipjack.passes.fold_constants import FoldConstants
@@ -49,6 +50,7 @@ class Options:
 
 PASSES: tuple[Pass, ...] = (
     DecomposeNorms(),
+    DecomposeSelections(),
     CanonicaliseAttention(),
     InlineConstantBranches(),
     FoldConstants(),

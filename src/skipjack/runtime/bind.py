@@ -13,6 +13,7 @@ from skipjack.core.limits import check_allocation
 from skipjack.ir.graph import ONNX, SKIPJACK, Graph, Node, reads
 from skipjack.ir.types import TensorType
 from skipjack.kernels.launch import Bound, Lowering, Place, Work, lowerings
+from skipjack.kernels.sizes import sizes_of_input
 from skipjack.runtime.aliases import aliased_bytes
 from skipjack.runtime.chunk import Buffer, Buffers, Chunk, Row
 from skipjack.runtime.shapes import Sizes, output_shapes
@@ -48,6 +49,7 @@ def parameter_names(plan: Plan) -> frozenset[str]:
     return frozenset(names - set(plan.graph.constants) - {""})
 
 
+_SIZES = frozenset({(ONNX, "Shape"), (ONNX, "Size")})
 KEEPS_VALUES = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 
 
@@ -165,7 +167,9 @@ class _Builder:
         return b
 
     def propagate(self, work: Work) -> None:
-        """Small integers that only changed their shape stay known."""
+        """Sizes, and small integers that only changed their shape, are known."""
+        if work.node.key in _SIZES:
+            self.bound[work.output().name] = _with(work.output(), value=self.b.weights.table(sizes_of_input(work)))
         if work.node.domain == ONNX and work.node.op in KEEPS_VALUES:
             source, made = work.input(0), work.output()
             if source.value is not None and made.elements <= _KNOWN_ELEMENTS:

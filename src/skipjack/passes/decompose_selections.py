@@ -1,0 +1,68 @@
+"""Write operators whose output size depends on data as a count and a step that is told it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from skipjack.core.dtypes import DType
+from skipjack.ir.graph import ONNX, SKIPJACK, Graph, Node
+from skipjack.passes.canonicalise_contractions import int_attr
+from skipjack.passes.rewrite import Edit, node
+
+
+@dataclass(frozen=True)
+class DecomposeSelections:
+    """NonZero counts first, and then fills indices of that many elements; Compress gathers at the indices of NonZero."""
+
+    name: str = "decompose_selections"
+
+    def apply(self, graph: Graph) -> Graph:
+        edit = Edit(graph)
+        for n in graph.nodes:
+            rule = _RULES.get((n.domain, n.op))
+            if rule is not None:
+                rule(edit, n)
+        return edit.finish()
+
+
+def _indices(edit: Edit, x: str, result: str) -> list[Node]:
+    """The nodes that make the indices [rank, count] of elements of x that are not zero."""
+    flag, one, count = (edit.name(f"{result}.{what}") for what in ("is_set", "ones", "count"))
+    return [
+        node("Cast", (x,), flag, to=DType.BOOL.onnx),
+        node("Cast", (flag,), one, to=DType.I64.onnx),
+        node("ReduceSum", (one,), count, keepdims=0),
+        node("NonZero", (flag, count), result, SKIPJACK),
+    ]
+
+
+def _non_zero(edit: Edit, n: Node) -> None:
+    t = edit.tensor(n.input(0))
+    if t is not None and t.rank and t.dtype is not DType.STRING:
+        edit.replace(n, _indices(edit, n.input(0), n.outputs[0]))
+
+
+def _compress(edit: Edit, n: Node) -> None:
+    x, condition = n.input(0), n.input(1)
+    t = edit.tensor(x)
+    if t is None or not t.rank or t.dtype is DType.STRING:
+        return
+    made: list[Node] = []
+    if n.attrs.get("axis") is None:
+        flat = edit.name(f"{n.outputs[0]}.flat")
+        made.append(node("Reshape", (x, edit.constant(np.array([-1], np.int64), f"{flat}.shape")), flat))
+        x = flat
+    axes = edit.constant(np.array([0], np.int64), f"{n.outputs[0]}.axes")
+    found, index = edit.name(f"{n.outputs[0]}.found"), edit.name(f"{n.outputs[0]}.index")
+    made += _indices(edit, condition, found)
+    made += [node("Squeeze", (found, axes), index), node("Gather", (x, index), n.outputs[0], axis=int_attr(n, "axis", 0))]
+    edit.replace(n, made)
+
+
+_RULES: dict[tuple[str, str], Callable[[Edit, Node], None]] = {
+    (ONNX, "NonZero"): _non_zero,
+    (ONNX, "Compress"): _compress,
+}
