@@ -1,7 +1,7 @@
 """The transforms of Winograd convolution F(m x m, 3 x 3): exact constants, and vector code that applies a matrix.
 
-With stride 2 the samples under a tile split, per side, into even and odd ones. Taps 0 and 2 meet only even samples, which
-is minimal filtering F(m, 2); tap 1 meets only odd samples, each used once, which stay as they are.
+With stride 2 the samples under a tile split, per side, into even and odd ones. Taps 0 and 2 meet only even samples, by
+minimal filtering F(m, 2); tap 1 meets only odd samples, each used once, which stay as they are.
 """
 
 from __future__ import annotations
