@@ -16,14 +16,14 @@ import numpy as np
 import skipjack.kernels.all
 import skipjack.ops.all  # noqa: F401
 from skipjack.core.dims import Sym
-from skipjack.core.errors import ConfigError, InputError, nearest
+from skipjack.core.dtypes import DType
+from skipjack.core.errors import ConfigError, InputError, SkipjackError, nearest
 from skipjack.core.forking import renew_in_child
 from skipjack.core.knobs import check_environment
 from skipjack.core.trace import debug, dump, dumping
 from skipjack.frontend.onnx_file import ImportedModel, Source, import_model
 from skipjack.ir.graph import Graph
 from skipjack.ir.text import print_graph
-from skipjack.ir.types import TensorType
 from skipjack.passes import pipeline
 from skipjack.passes.propagate_types import specialize
 from skipjack.runtime.run import Program, Stream
@@ -56,6 +56,8 @@ def compile_graph(
     imported = import_model(source)
     _show("import", imported.graph)
     shapes = session_inputs.parse_shapes(imported.graph.inputs, input_shapes)
+    if batch_size is not None:
+        shapes = {name: [batch_size, *sizes[1:]] for name, sizes in shapes.items()}
     declared = specialize(imported.graph, input_shapes=shapes, batch_size=batch_size)
     graph = pipeline.run(_with_free_batch(imported.graph, declared), pipeline.Options(on_stage=_show))
     program = Program.of(graph, target or host())
@@ -138,15 +140,16 @@ class Engine:
         self._executor: ThreadPoolExecutor | None = None
 
     def _bind_declared(self) -> None:
-        """Compile the kernels now when the model's own sizes are all known."""
-        types = [s.type for s in self._specs]
-        if not types or any(t is None or t.shape is None or any(not isinstance(d, int) for d in t.shape) for t in types):
-            return
+        """Compile the kernels and pack the weights now; sizes that are free get usual values, which may not suit a model."""
         stream = Stream(self._compiled.program)
         if not stream.can_bind_early:
             return
-        feeds = {s.name: _shaped_zeros(s.type) for s in self._specs if s.type is not None}
-        stream.bind(feeds)
+        try:
+            shapes = session_inputs.usual_shapes(self._specs)
+            stream.prepare({n: _shaped_zeros(dtype, shape) for n, (dtype, shape) in shapes.items()})
+        except SkipjackError as error:
+            debug(1, f"kernels are compiled at the first run: {error}")
+            return
         self._idle.append(stream)
 
     def run(self, inp: Any, val_inp: bool = True) -> list[Any]:
@@ -372,10 +375,9 @@ def compile_model(
     return Engine(model, batch_size, num_cores, num_streams, scheduler, input_shapes)
 
 
-def _shaped_zeros(t: TensorType) -> np.ndarray:
-    """An array of a type whose sizes are numbers, with the memory of one element."""
-    assert t.shape is not None, "only types of known sizes are bound early"
-    return np.broadcast_to(np.zeros((), t.dtype.np), [int(d) for d in t.shape if isinstance(d, int)])
+def _shaped_zeros(dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of this shape with the memory of one element."""
+    return np.broadcast_to(np.zeros((), dtype.np), shape)
 
 
 def _part(array: np.ndarray, start: int, size: int) -> np.ndarray:

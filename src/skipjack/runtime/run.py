@@ -61,9 +61,17 @@ class Stream:
 
     def run(self, feeds: Mapping[str, Any], team: Team, outer_sizes: Mapping[str, int] | None = None) -> list[Any]:
         """The outputs in order. feeds are C-contiguous arrays (or lists for sequences) of the declared types."""
+        values = self._walk(feeds, Sizes(dict(outer_sizes or {})), team)
+        return [self._output(name, values) for name in self.graph.outputs]
+
+    def prepare(self, feeds: Mapping[str, np.ndarray]) -> None:
+        """Compile, pack and lay out for inputs of these shapes, up to the first host step; nothing is computed."""
+        self._walk(feeds, Sizes(), None)
+
+    def _walk(self, feeds: Mapping[str, Any], sizes: Sizes, team: Team | None) -> dict[str, Any]:
+        """All values after the last node; without a team kernels do not run and the first host step ends the walk."""
         self._team = team
         values: dict[str, Any] = dict(feeds)
-        sizes = Sizes(dict(outer_sizes or {}))
         for name in feeds:
             self._learn(name, values[name], sizes)
         self._fresh: set[str] = set()
@@ -76,7 +84,7 @@ class Stream:
             else:
                 stop = min((r.start for r in regions.values() if r.start > index), default=len(self.graph.nodes))
                 index = self._advance(index, values, sizes, stop)
-        return [self._output(name, values) for name in self.graph.outputs]
+        return values
 
     def call(self, arrays: Sequence[Any], team: Team) -> list[Any]:
         """Like run, with the inputs in order. Models that are one chunk take the short way once their sizes were seen."""
@@ -101,13 +109,6 @@ class Stream:
     def can_bind_early(self) -> bool:
         """Whether the first chunk depends on the shapes of the inputs only, not on what they hold."""
         return bool(self.graph.nodes) and not self.binder.parameters & set(self.graph.inputs)
-
-    def bind(self, feeds: Mapping[str, np.ndarray]) -> Chunk:
-        """The first chunk for inputs of these shapes, compiled and ready."""
-        sizes = Sizes()
-        for name in feeds:
-            self._learn(name, feeds[name], sizes)
-        return self._chunk(0, dict(feeds), sizes, len(self.graph.nodes))
 
     def chunks(self) -> list[Chunk]:
         """The chunks bound so far, the most recently used last."""
@@ -134,7 +135,9 @@ class Stream:
             if chunk.end > index:
                 self._run_chunk(chunk, values)
                 return chunk.end
-        self._host_step(index, values, sizes)
+        if self._team is None:
+            return len(self.graph.nodes)
+        self._host_step(index, values, sizes, self._team)
         return index + 1
 
     def _run_region(self, region: Region, values: dict[str, Any], sizes: Sizes) -> None:
@@ -148,6 +151,7 @@ class Stream:
         chunk = self._chunk(region.start, part, known, region.end, part=True)
         assert chunk.end == region.end, "binding ended a region of separable nodes early"
         sizes.known.update({n: v for n, v in known.known.items() if n != batch})
+        values.update(chunk.constants)
         for name in chunk.externals:
             if name not in values:
                 values[name] = self._whole(region, chunk.shapes[name], runs)
@@ -159,6 +163,7 @@ class Stream:
     def _whole(self, region: Region, b: Bound, runs: int) -> np.ndarray:
         """Memory for a value of the whole batch; what stays inside the stream is kept for the next run."""
         if b.name in self.graph.outputs:
+            self._fresh.add(b.name)
             return np.empty((b.shape[0] * runs, *b.shape[1:]), b.dtype.np)
         key = (b.name, b.shape, runs)
         if key not in self._kept:
@@ -200,11 +205,13 @@ class Stream:
         self._launch(chunk, {name: values[name].ctypes.data for name in chunk.patches})
 
     def _launch(self, chunk: Chunk, addresses: dict[str, int]) -> None:
+        if self._team is None:
+            return
         start = perf_counter()
         chunk.run(self._team, addresses)
         self.kernel_seconds += perf_counter() - start
 
-    def _host_step(self, index: int, values: dict[str, Any], sizes: Sizes) -> None:
+    def _host_step(self, index: int, values: dict[str, Any], sizes: Sizes, team: Team) -> None:
         node = self.graph.nodes[index]
         inputs = [self._value(n, values) if n else None for n in node.inputs]
 
@@ -212,7 +219,7 @@ class Stream:
             stream = self._body(body)
             captured = {n: self._value(n, values) for n in body.captured}
             feeds = {**captured, **dict(zip(body.inputs, arguments, strict=True))}
-            return stream.run({n: _contiguous(v) for n, v in feeds.items()}, self._team, sizes.known)
+            return stream.run({n: _contiguous(v) for n, v in feeds.items()}, team, sizes.known)
 
         results = run_node(node, inputs, run_body)
         for name, value in zip(node.outputs, results):

@@ -181,6 +181,18 @@ def random_inputs(specs: Sequence[InputSpec], seed: int | None = None) -> list[n
     return [_random_one(spec, rng, sizes) for spec in specs]
 
 
+def usual_shapes(specs: Sequence[InputSpec]) -> dict[str, tuple[DType, tuple[int, ...]]]:
+    """Element type and shape per input; free sizes get usual values. InputError when an input is no tensor of known rank."""
+    sizes: dict[str, int] = {}
+    found: dict[str, tuple[DType, tuple[int, ...]]] = {}
+    for spec in specs:
+        if spec.type is None or spec.type.shape is None:
+            raise InputError(f"input {spec.name!r}: its rank is not known")
+        shape = tuple(_size(d, axis, len(spec.type.shape), sizes) for axis, d in enumerate(spec.type.shape))
+        found[spec.name] = (spec.type.dtype, shape)
+    return found
+
+
 def _random_one(spec: InputSpec, rng: np.random.Generator, sizes: dict[str, int]) -> np.ndarray:
     t = spec.type
     if t is None or t.shape is None:
