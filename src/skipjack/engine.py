@@ -27,6 +27,7 @@ from skipjack.ir.text import print_graph
 from skipjack.passes import pipeline
 from skipjack.passes.propagate_types import specialize
 from skipjack.runtime.run import Program, Stream
+from skipjack.runtime.team import Team
 from skipjack.runtime.separable import batch_symbol
 from skipjack.session import inputs as session_inputs
 from skipjack.session.peers import ORTEngine
@@ -56,6 +57,8 @@ def compile_graph(
     imported = import_model(source)
     _show("import", imported.graph)
     shapes = session_inputs.parse_shapes(imported.graph.inputs, input_shapes)
+    if batch_size is not None:
+        shapes = {name: [batch_size, *sizes[1:]] for name, sizes in shapes.items()}
     if batch_size is not None:
         shapes = {name: [batch_size, *sizes[1:]] for name, sizes in shapes.items()}
     declared = specialize(imported.graph, input_shapes=shapes, batch_size=batch_size)
@@ -157,17 +160,22 @@ class Engine:
         arrays = inp if type(inp) is list and len(inp) == len(self._specs) else session_inputs.as_list(self._specs, inp)
         if val_inp:
             self._checks.check(arrays)
-        team = self._pool.acquire()
-        try:
-            stream = self._take()
-            try:
-                return stream.call(arrays, team)
-            finally:
-                self._give(stream)
-        finally:
-            self._pool.release(team)
+        pool = self._pool
+        if pool.streams == 1:
+            # Only a plain `with` on a lock cannot be interrupted between taking it and being sure to release it.
+            with pool.turn:
+                return self._call(arrays, pool.sole)
+        with pool.team() as team:
+            return self._call(arrays, team)
 
     __call__ = run
+
+    def _call(self, arrays: list[Any], team: Team) -> list[Any]:
+        stream = self._take()
+        try:
+            return stream.call(arrays, team)
+        finally:
+            self._give(stream)
 
     def _take(self) -> Stream:
         try:

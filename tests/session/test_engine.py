@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -228,11 +229,10 @@ def test_engines_of_a_context_share_its_cores() -> None:
     b = MultiModelEngine(embedding(), None, context, input_shapes=[[1, 3], [1, 3]])
     assert (a.num_cores, a.num_streams, a.scheduler) == (context.num_cores, 1, Scheduler.elastic)
     assert b.input_shapes == [(1, 3), (1, 3)]
-    team = context.value.acquire()
-    futures = [a.submit([items(2)]), b.submit([np.zeros((1, 3), np.int64), np.ones((1, 3), np.int64)])]
-    time.sleep(0.1)
-    assert not any(f.done() for f in futures)
-    context.value.release(team)
+    with context.value.team():
+        futures = [a.submit([items(2)]), b.submit([np.zeros((1, 3), np.int64), np.ones((1, 3), np.int64)])]
+        time.sleep(0.1)
+        assert not any(f.done() for f in futures)
     assert [f.result(30)[0].shape for f in futures] == [(2, 16), (1, 3, 4)]
 
 
@@ -320,6 +320,40 @@ def test_engines_work_in_forked_children(system: str) -> None:
     done = run_script(FORK, SKIPJACK_PLATFORM=system)
     assert done.stdout == f"{[0] * 6}\n", done.stdout + done.stderr
     assert done.returncode == 0
+
+
+INTERRUPTS = """
+import os, random, signal, threading, time
+import numpy as np, skipjack
+from tests.session.models import dense, dense_means
+engine = skipjack.compile_model(dense(), None)
+x = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
+engine.run([x])
+going = True
+def pester():
+    while going:
+        time.sleep(random.random() * 0.002)
+        os.kill(os.getpid(), signal.SIGINT)
+pesterer = threading.Thread(target=pester)
+hits = 0
+pesterer.start()
+while hits < 300:
+    try:
+        while True:
+            engine.run([x])
+    except KeyboardInterrupt:
+        hits += 1
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+going = False
+pesterer.join()
+np.testing.assert_allclose(engine.run([x])[0], dense_means(x), rtol=1e-5, atol=1e-5)
+print("fine")
+"""
+
+
+def test_interrupts_leave_an_engine_usable() -> None:
+    done = run_script(INTERRUPTS)
+    assert done.stdout == "fine\n" or done.returncode == -signal.SIGINT, done.stderr
 
 
 @pytest.mark.parametrize("isa", [t.name for t in runnable()])

@@ -142,9 +142,10 @@ def test_shapes_are_checked_against_the_graph() -> None:
         skipjack.compile_model(embedding(), batch_size=None, input_shapes=[[2, 7], [2, 8]])
 
 
-def test_a_shape_wins_over_the_batch_size() -> None:
-    made = skipjack.compile_model(dense(), batch_size=4, input_shapes=[[3, 8]])
-    assert made.input_shapes[0][1] == 8
+@pytest.mark.parametrize("batch_size, rows", [(None, 3), (4, 4), (1, 1)])
+def test_the_batch_size_is_applied_after_the_shapes(batch_size: int | None, rows: int) -> None:
+    made = skipjack.compile_model(dense(), batch_size=batch_size, input_shapes=[[3, 8]])
+    assert made.input_shapes == [(rows, 8)]
 
 
 def test_random_inputs_are_accepted(text_engine: Any, engine: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -108,60 +109,60 @@ class Taker(threading.Thread):
 
 def test_sync_runs_one_at_a_time_on_all_cores() -> None:
     p = pool(4, 1, "sync")
-    first = p.acquire()
-    assert (first.wanted, first.cores) == (4, [0, 1, 2, 3])
-    second = Taker(p)
-    assert second.waits()
-    p.release(first)
+    with p.team() as first:
+        assert (first.wanted, first.cores) == (4, [0, 1, 2, 3])
+        second = Taker(p)
+        assert second.waits()
     assert second.got.wait(30)
     second.end()
-    assert p.acquire() is first
+    with p.team() as again:
+        assert again is first
 
 
 def test_async_gives_every_stream_its_share() -> None:
     p = pool(5, 2, "async")
-    a, b = p.acquire(), p.acquire()
+    a, b = p._take(), p._take()
     assert [(t.wanted, t.cores) for t in (a, b)] == [(2, [0, 1]), (2, [2, 3])]
     third = Taker(p)
     assert third.waits()
-    p.release(b)
+    p._give(b)
     assert third.got.wait(30)
     third.end()
-    p.release(a)
-    assert p.acquire() in (a, b)
+    p._give(a)
+    assert p._take() in (a, b)
 
 
 def test_elastic_takes_half_of_what_is_idle() -> None:
     p = pool(8, 8, "elastic")
-    held = [p.acquire() for _ in range(4)]
+    held = [p._take() for _ in range(4)]
     assert [t.cores for t in held] == [[0, 1, 2, 3], [4, 5], [6], [7]]
     waiting = Taker(p)
     assert waiting.waits()
-    p.release(held[0])
+    p._give(held[0])
     assert waiting.got.wait(30)
     for t in held[1:]:
-        p.release(t)
+        p._give(t)
     waiting.end()
-    again = p.acquire()
+    again = p._take()
     assert again is held[0]
 
 
 def test_elastic_runs_at_most_its_streams() -> None:
     p = pool(8, 2, "elastic")
-    held = [p.acquire(), p.acquire()]
+    held = [p._take(), p._take()]
     third = Taker(p)
     assert third.waits()
-    p.release(held[0])
+    p._give(held[0])
     assert third.got.wait(30)
     third.end()
 
 
 def test_a_team_moves_to_the_cores_it_is_given() -> None:
     p = pool(4, 4, "async")
-    held = [p.acquire() for _ in range(4)]
+    held = [p._take() for _ in range(4)]
     for t in held:
-        p.release(t)
-    again = [p.acquire() for _ in range(4)]
+        p._give(t)
+    again = [p._take() for _ in range(4)]
     assert set(again) == set(held)
     assert sorted(t.cores[0] for t in again) == [0, 1, 2, 3]
 
@@ -177,10 +178,10 @@ def test_a_team_that_cannot_be_made_blocks_nobody(
     with monkeypatch.context() as m:
         m.setattr(teams, "Team", fail)
         for _ in range(5):
-            with pytest.raises(MemoryError):
-                p.acquire()
-    held = [p.acquire() for _ in range(streams)]
-    assert all(isinstance(t, Team) for t in held)
+            with pytest.raises(MemoryError), p.team():
+                pass
+    with contextlib.ExitStack() as stack:
+        assert all(isinstance(stack.enter_context(p.team()), Team) for _ in range(streams))
 
 
 @pytest.mark.parametrize("streams, scheduler", [(1, "sync"), (2, "async"), (3, "elastic")])

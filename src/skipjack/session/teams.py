@@ -76,7 +76,10 @@ def resolve_streams(num_streams: int | None, scheduler: Scheduler, cores: int) -
 
 
 class TeamPool:
-    """Hands out teams of threads. A request waits until its scheduler has a team for it."""
+    """Hands out teams of threads. A request waits until its scheduler has a team for it.
+
+    With one stream, `sole` is the team of whoever holds the lock `turn`.
+    """
 
     def __init__(self, cores: list[int], streams: int, scheduler: Scheduler) -> None:
         self.cores = cores
@@ -86,18 +89,34 @@ class TeamPool:
         renew_in_child(self._renew)
 
     def _renew(self) -> None:
+        self.turn = threading.Lock()
+        self._sole: Team | None = None
         self._changed = threading.Condition()
         self._free_cores = list(self.cores)
         self._idle: dict[int, list[Team]] = {}
         self._busy: dict[Team, list[int]] = {}
-        self._turn = threading.Lock()
-        self._sole: Team | None = None
 
-    def acquire(self) -> Team:
-        """A team for one run; waits until the scheduler has one. `release` gives it back."""
+    @property
+    def sole(self) -> Team:
+        """The team of a pool with one stream, for who holds its turn."""
+        if self._sole is None:
+            self._sole = Team(len(self.cores), self.cores)
+        return self._sole
+
+    @contextmanager
+    def team(self) -> Generator[Team]:
+        """A team for one run; waits until the scheduler has one."""
         if self.streams == 1:
-            self._turn.acquire()
-            return self._sole or self._only()
+            with self.turn:
+                yield self.sole
+            return
+        team = self._take()
+        try:
+            yield team
+        finally:
+            self._give(team)
+
+    def _take(self) -> Team:
         with self._changed:
             while not (width := self._width()):
                 self._changed.wait()
@@ -110,20 +129,8 @@ class TeamPool:
             self._free_cores = self._free_cores[width:]
             return team
 
-    def _only(self) -> Team:
-        try:
-            self._sole = Team(len(self.cores), self.cores)
-        except BaseException:
-            self._turn.release()
-            raise
-        return self._sole
-
-    def release(self, team: Team) -> None:
-        """Give a team back; the next waiting request may run. A team that a forked child never took is let go."""
-        if self.streams == 1:
-            if team is self._sole:
-                self._turn.release()
-            return
+    def _give(self, team: Team) -> None:
+        """Take a team back; the next waiting request may run. One that a forked child never took is let go."""
         with self._changed:
             taken = self._busy.pop(team, None)
             if taken is None:
@@ -131,15 +138,6 @@ class TeamPool:
             self._free_cores = sorted(self._free_cores + taken)
             self._idle.setdefault(len(taken), []).append(team)
             self._changed.notify()
-
-    @contextmanager
-    def team(self) -> Generator[Team]:
-        """acquire and release around a block."""
-        team = self.acquire()
-        try:
-            yield team
-        finally:
-            self.release(team)
 
     def _width(self) -> int:
         """Cores the next request gets; 0 when it must wait."""
