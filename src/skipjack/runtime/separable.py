@@ -42,7 +42,7 @@ class Separation:
             rule = _elementwise
         if rule is None or node.input(0) == "" or any(not o for o in node.outputs):
             return False
-        fine = rule(self, node) and all(self._leads(o) for o in node.outputs)
+        fine = all(self._leads(o) for o in node.outputs) and rule(self, node)
         if fine:
             self.values |= set(node.outputs)
         return fine
