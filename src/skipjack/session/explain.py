@@ -152,6 +152,7 @@ class _Watched(Stream):
         self.events: list[_Event] = []
 
     def _launch(self, chunk: Chunk, addresses: dict[str, int]) -> None:
+        assert self._team is not None, "a program is explained by running it"
         stamps = np.zeros(len(chunk.rows) + 1, np.int64)
         start = perf_counter()
         chunk.run(self._team, addresses, stamps)
@@ -162,9 +163,9 @@ class _Watched(Stream):
             cycles, us, calls = cycles + before.cycles, us + before.us, before.calls + 1
         self.events.append(_Event(chunk.start, chunk, cycles, us, calls))
 
-    def _host_step(self, index: int, values: dict[str, Any], sizes: Sizes) -> None:
+    def _host_step(self, index: int, values: dict[str, Any], sizes: Sizes, team: Team) -> None:
         start = perf_counter()
-        super()._host_step(index, values, sizes)
+        super()._host_step(index, values, sizes, team)
         self.events.append(_Event(index, None, np.zeros(0, np.int64), (perf_counter() - start) * 1e6))
 
     def known_sizes(self) -> dict[str, int]:
