@@ -205,6 +205,7 @@ class Stream:
         self._launch(chunk, {name: values[name].ctypes.data for name in chunk.patches})
 
     def _launch(self, chunk: Chunk, addresses: dict[str, int]) -> None:
+        """One call of a chunk. Together with _host_step all that a run computes: what measures a run overrides both."""
         if self._team is None:
             return
         start = perf_counter()
