@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -17,7 +16,7 @@ import skipjack.kernels.all
 import skipjack.ops.all  # noqa: F401
 from skipjack.core.dims import Sym
 from skipjack.core.dtypes import DType
-from skipjack.core.errors import ConfigError, InputError, SkipjackError, nearest
+from skipjack.core.errors import ConfigError, SkipjackError, nearest
 from skipjack.core.forking import renew_in_child
 from skipjack.core.knobs import check_environment
 from skipjack.core.trace import debug, dump, dumping
@@ -27,12 +26,11 @@ from skipjack.ir.text import print_graph
 from skipjack.passes import pipeline
 from skipjack.passes.propagate_types import specialize
 from skipjack.runtime.run import Program, Stream
-from skipjack.runtime.team import Team
 from skipjack.runtime.separable import batch_symbol
+from skipjack.runtime.team import Team
 from skipjack.session import inputs as session_inputs
+from skipjack.session.calls import Calls
 from skipjack.session.peers import ORTEngine
-from skipjack.session.progress import progress
-from skipjack.session.results import BatchBenchmarkResult, BenchmarkResults
 from skipjack.session.teams import Scheduler, TeamPool, resolve_cores, resolve_scheduler, resolve_streams
 from skipjack.targets.target import Target, host
 
@@ -57,8 +55,6 @@ def compile_graph(
     imported = import_model(source)
     _show("import", imported.graph)
     shapes = session_inputs.parse_shapes(imported.graph.inputs, input_shapes)
-    if batch_size is not None:
-        shapes = {name: [batch_size, *sizes[1:]] for name, sizes in shapes.items()}
     if batch_size is not None:
         shapes = {name: [batch_size, *sizes[1:]] for name, sizes in shapes.items()}
     declared = specialize(imported.graph, input_shapes=shapes, batch_size=batch_size)
@@ -107,7 +103,7 @@ class Context:
         return f"Context(num_cores={self.num_cores}, num_streams={self.num_streams}, scheduler={self.scheduler})"
 
 
-class Engine:
+class Engine(Calls):
     """A compiled model. Safe to call from several threads; runs wait for the scheduler when all its streams are busy."""
 
     def __init__(
@@ -186,27 +182,13 @@ class Engine:
     def _give(self, stream: Stream) -> None:
         self._idle.append(stream)
 
-    def mapped_run(self, inp: Any, val_inp: bool = True) -> dict[str, Any]:
-        """Like run, as a dictionary from output name to array."""
-        return dict(zip(self.output_names, self.run(inp, val_inp), strict=True))
+    def checked(self, inp: Any) -> list[Any]:
+        arrays = self.in_order(inp)
+        self._checks.check(arrays)
+        return arrays
 
-    def batched_run(self, inp: Sequence[np.ndarray], val_inp: bool = True) -> list[Any]:
-        """Any number of items: split into batches of the engine's size, the last one padded and trimmed."""
-        arrays = session_inputs.as_list(self._specs, inp)
-        total = {len(a) for a in arrays}
-        if len(total) != 1 or 0 in total:
-            raise InputError(f"batched_run: expected inputs with the same number of items, at least one; got {sorted(total)}")
-        count, size = total.pop(), self._batch_size
-        if size is None:
-            return self.run(arrays, val_inp)
-        parts = [self.run([_part(a, i, size) for a in arrays], val_inp) for i in range(0, count, size)]
-        return [np.concatenate(outs)[:count] for outs in zip(*parts, strict=True)]
-
-    def timed_run(self, inp: Any, val_inp: bool = False) -> tuple[list[Any], float]:
-        """(outputs, seconds) of one run."""
-        start = perf_counter()
-        out = self.run(inp, val_inp)
-        return out, perf_counter() - start
+    def in_order(self, inp: Any) -> list[Any]:
+        return session_inputs.as_list(self._specs, inp)
 
     def submit(self, inp: Any, val_inp: bool = True) -> Future[list[Any]]:
         """Run in the background; the future gives the outputs or the error."""
@@ -214,48 +196,6 @@ class Engine:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(self._num_streams, thread_name_prefix="skipjack-submit")
             return self._executor.submit(self.run, inp, val_inp)
-
-    def benchmark(
-        self,
-        inp: Any,
-        num_iterations: int = 20,
-        num_warmup_iterations: int = 5,
-        include_inputs: bool = False,
-        include_outputs: bool = False,
-        show_progress: bool = False,
-    ) -> BenchmarkResults:
-        """Time num_iterations runs of the same inputs after num_warmup_iterations untimed ones."""
-        return self.benchmark_loader(
-            [inp], num_iterations, num_warmup_iterations, include_inputs, include_outputs, show_progress
-        )
-
-    def benchmark_loader(
-        self,
-        loader: Iterable[Any],
-        num_iterations: int = 20,
-        num_warmup_iterations: int = 5,
-        include_inputs: bool = False,
-        include_outputs: bool = False,
-        show_progress: bool = False,
-    ) -> BenchmarkResults:
-        """Time runs over the input lists of a loader, starting again when it ends."""
-        if num_iterations < 1 or num_warmup_iterations < 0:
-            raise ConfigError(
-                f"benchmark: expected at least one iteration, got {num_iterations} and {num_warmup_iterations} for warm-up"
-            )
-        batches = [session_inputs.as_list(self._specs, b) for b in loader]
-        if not batches:
-            raise InputError("benchmark: expected a loader with at least one list of inputs, got an empty one")
-        results = BenchmarkResults()
-        for i in progress(range(-num_warmup_iterations, num_iterations), show_progress):
-            batch = batches[i % len(batches)]
-            out, seconds = self.timed_run(batch)
-            if i >= 0:
-                size = self._batch_size or (len(batch[0]) if batch and np.ndim(batch[0]) else 1)
-                results.append(
-                    BatchBenchmarkResult(seconds, size, batch if include_inputs else None, out if include_outputs else None)
-                )
-        return results
 
     def generate_random_inputs(self, seed: int | None = None) -> list[np.ndarray]:
         """Inputs the model accepts: its element types and sizes, ids inside the vocabulary, masks of 0 and 1."""
@@ -386,13 +326,6 @@ def compile_model(
 def _shaped_zeros(dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     """An array of this shape with the memory of one element."""
     return np.broadcast_to(np.zeros((), dtype.np), shape)
-
-
-def _part(array: np.ndarray, start: int, size: int) -> np.ndarray:
-    part = array[start : start + size]
-    if len(part) < size:
-        part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-    return np.ascontiguousarray(part)
 
 
 def _shape(graph: Graph, name: str) -> tuple[Any, ...]:

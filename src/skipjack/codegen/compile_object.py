@@ -1,8 +1,8 @@
 """LLVM text to object code. Runs in a child process: LLVM aborts the process on some errors.
 
-Run as `python -m skipjack.codegen.compile_object`: reads requests on stdin, each a line of JSON ({"triple", "cpu", "features",
-"bytes"}) and so many bytes of LLVM text; answers on stdout with a line that starts with ANSWER and goes on in JSON: {"error"},
-or {"bytes"} and so many bytes of object code.
+Run as `python -m skipjack.codegen.compile_object`: reads requests on stdin, each a line of JSON ({"triple", "cpu",
+"features", "bytes"}) and so many bytes of LLVM text; answers on stdout with a line that starts with ANSWER and goes on
+in JSON: {"error"}, or {"bytes"} and so many bytes of object code.
 """
 
 from __future__ import annotations

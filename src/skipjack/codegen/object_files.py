@@ -1,6 +1,6 @@
 """Objects on disk. The folder is untrusted input: what is foreign, damaged or meant for another key is not used.
 
-A file is a line of magic, a line of JSON facts (its key among them), a line with the hash of facts and code, and the code.
+A file is a line of magic, a line of JSON facts (its key among them), a line with the hash of the rest, and the code.
 There are no locks: files appear whole under their final name, and losing one costs a compilation.
 """
 
@@ -98,7 +98,7 @@ def _digest(facts: bytes, code: bytes) -> bytes:
 
 
 def write_objects(folder: Path, made: list[ObjectFile]) -> None:
-    """Store objects and keep the folder below its limit. A full or read-only disk costs one warning and leaves no half files."""
+    """Store objects and keep the folder below its limit. A full disk costs one warning and leaves no half files."""
     try:
         for one in made:
             _write(folder, one)

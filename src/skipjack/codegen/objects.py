@@ -1,6 +1,6 @@
 """Kernels on demand: from memory, from the content-addressed cache on disk, or from a compile child.
 
-The key of an object is a hash of the generator sources, the kernel's name and parameters, LLVM's version and the target.
+The key of an object is a hash of the generator sources, the kernel's name and parameters, LLVM's version and target.
 """
 
 from __future__ import annotations

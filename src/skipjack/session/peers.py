@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from time import perf_counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
-from skipjack.core.errors import ConfigError, InputError
+from skipjack.core.errors import ConfigError, InputError, ModelError
+from skipjack.session.calls import Calls
 from skipjack.session.inputs import parse_shapes
 
 _NUMPY = {
@@ -22,12 +24,14 @@ _NUMPY = {
     "tensor(int8)": np.int8,
     "tensor(uint8)": np.uint8,
     "tensor(uint16)": np.uint16,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint64)": np.uint64,
     "tensor(bool)": np.bool_,
 }
 
 
-class ORTEngine:
-    """A model on onnxruntime's CPU provider with skipjack's run methods."""
+class ORTEngine(Calls):
+    """A model on onnxruntime's CPU provider with skipjack's run methods. The model's own sizes are not changed."""
 
     def __init__(
         self, model: Any, batch_size: int | None = 1, num_cores: int | None = None, input_shapes: Any = None
@@ -35,39 +39,46 @@ class ORTEngine:
         try:
             import onnxruntime as ort
         except ImportError:
-            raise ConfigError(
-                "engine 'onnxruntime' needs the package onnxruntime: pip install 'skipjack[compare]'"
-            ) from None
+            raise ConfigError("engine 'onnxruntime' needs the package onnxruntime: pip install 'skipjack[compare]'") from None
         options = ort.SessionOptions()
         options.intra_op_num_threads = num_cores or 0
         options.inter_op_num_threads = 1
-        source = model if isinstance(model, bytes) else os.fspath(model)
-        self.session: Any = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        self.model_path = "" if isinstance(model, bytes) else str(source)
-        self.batch_size = batch_size
+        source = model.SerializeToString() if isinstance(model, ModelProto) else model
+        if not isinstance(source, bytes):
+            path = Path(os.fspath(source))
+            source = str(path / "model.onnx" if path.is_dir() else path)
+        try:
+            self.session: Any = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no public base class
+            raise ModelError(f"onnxruntime does not load the model: {error}") from error
+        self.model_path = "" if isinstance(source, bytes) else source
         self.num_cores = num_cores or (os.cpu_count() or 1)
         self.input_names: list[str] = [i.name for i in self.session.get_inputs()]
-        self.output_names: list[str] = [o.name for o in self.session.get_outputs()]
+        self._batch_size = batch_size if batch_size is not None and batch_size >= 1 else None
         self._shapes = parse_shapes(self.input_names, input_shapes)
 
     def run(self, inp: Any, val_inp: bool = True) -> list[Any]:
-        """The outputs for one list (or dictionary) of input arrays."""
-        arrays = [inp[n] for n in self.input_names] if isinstance(inp, Mapping) else list(inp)
-        if val_inp and len(arrays) != len(self.input_names):
-            raise InputError(f"inputs: expected {len(self.input_names)} arrays ({self.input_names}), got {len(arrays)}")
-        return list(self.session.run(None, dict(zip(self.input_names, arrays, strict=True))))
+        """The outputs for one list (or dictionary) of input arrays; onnxruntime checks types and sizes."""
+        return list(self.session.run(None, dict(zip(self.input_names, self.in_order(inp), strict=True))))
 
     __call__ = run
 
-    def mapped_run(self, inp: Any, val_inp: bool = True) -> dict[str, Any]:
-        """Like run, as a dictionary from output name to array."""
-        return dict(zip(self.output_names, self.run(inp, val_inp), strict=True))
+    def checked(self, inp: Any) -> list[Any]:
+        return self.in_order(inp)
 
-    def timed_run(self, inp: Any, val_inp: bool = False) -> tuple[list[Any], float]:
-        """(outputs, seconds) of one run."""
-        start = perf_counter()
-        out = self.run(inp, val_inp)
-        return out, perf_counter() - start
+    def in_order(self, inp: Any) -> list[Any]:
+        arrays = [inp[n] for n in self.input_names if n in inp] if isinstance(inp, Mapping) else list(inp)
+        if len(arrays) != len(self.input_names):
+            raise InputError(f"inputs: expected {len(self.input_names)} arrays ({self.input_names}), got {len(arrays)}")
+        return arrays
+
+    @property
+    def batch_size(self) -> int | None:
+        return self._batch_size
+
+    @property
+    def output_names(self) -> list[str]:
+        return [o.name for o in self.session.get_outputs()]
 
     @property
     def input_shapes(self) -> list[tuple[Any, ...]]:
@@ -79,12 +90,11 @@ class ORTEngine:
         rng = np.random.default_rng(seed)
         made: list[np.ndarray] = []
         for i, shape in zip(self.session.get_inputs(), self.input_shapes, strict=True):
-            sizes = [
-                d if isinstance(d, int) else (self.batch_size or 1) if axis == 0 else 1 for axis, d in enumerate(shape)
-            ]
+            sizes = [d if isinstance(d, int) else (self.batch_size or 1) if axis == 0 else 1 for axis, d in enumerate(shape)]
             dtype = np.dtype(_NUMPY.get(i.type, np.float32))
             made.append((rng.standard_normal(sizes) if dtype.kind == "f" else rng.integers(0, 2, sizes)).astype(dtype))
         return made
 
     def __str__(self) -> str:
-        return f"{type(self).__module__}.{type(self).__qualname__}:\n\tonnx_file_path: {self.model_path}\n\tbatch_size: {self.batch_size}"
+        lines = [f"onnx_file_path: {self.model_path}", f"batch_size: {self.batch_size}", f"num_cores: {self.num_cores}"]
+        return f"{type(self).__module__}.{type(self).__qualname__}:\n\t" + "\n\t".join(lines)
