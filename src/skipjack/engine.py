@@ -50,6 +50,7 @@ def compile_graph(
     batch_size: int | None = None,
     input_shapes: Any = None,
     target: Target | None = None,
+    threads: int = 1,
 ) -> Compiled:
     """Every stage that needs no sizes: read and check, specialise, rewrite, choose kernels and layouts."""
     imported = import_model(source)
@@ -59,7 +60,7 @@ def compile_graph(
         shapes = {name: [batch_size, *sizes[1:]] for name, sizes in shapes.items()}
     declared = specialize(imported.graph, input_shapes=shapes, batch_size=batch_size)
     graph = pipeline.run(_with_free_batch(imported.graph, declared), pipeline.Options(on_stage=_show))
-    program = Program.of(graph, target or host())
+    program = Program.of(graph, target or host(), threads)
     _show("plan", program.plan.graph)
     return Compiled(imported, declared, graph, program)
 
@@ -124,7 +125,7 @@ class Engine(Calls):
         self._num_cores = len(cores)
         self._num_streams = context.num_streams if context else resolve_streams(num_streams, self._scheduler, len(cores))
         self._pool = context.value if context else TeamPool(cores, self._num_streams, self._scheduler)
-        self._compiled = compile_graph(model, self._batch_size, input_shapes)
+        self._compiled = compile_graph(model, self._batch_size, input_shapes, threads=len(cores))
         self._specs = session_inputs.input_specs(self._compiled.declared)
         self._checks = session_inputs.Checks(self._specs)
         self._idle: list[Stream] = []

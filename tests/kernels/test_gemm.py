@@ -99,7 +99,7 @@ def test_empty(rows: int, depth: int, columns: int) -> None:
 def test_no_group_exceeds_its_scratch(shape: Shape) -> None:
     for rows in (1, 5, 14, 15, 128, 141, 1000, 2048, 5000):
         for columns in (1, 32, 768, 1000, 3072, 50000):
-            c = cut(rows, columns, shape)
+            c = cut(rows, columns, shape, 4)
             assert -(-c.blocks // c.row_groups) <= 10
             assert -(-c.panels // c.panel_groups) <= 32
             assert c.blocks * shape.rows >= rows

@@ -22,9 +22,10 @@ from skipjack.lang.program import I64, PTR, Program
 from skipjack.targets.target import Target
 
 STEP_K = 512
+_LINE_BYTES = 64
 _GROUP_BLOCKS = 10
 _GROUP_PANELS = 32
-_UNITS = 16
+_UNITS_PER_THREAD = 4
 _FLOATS = (DType.F32, DType.F16, DType.BF16)
 _WORDS = ("rows", "k", "columns", "blocks", "row_groups", "panels", "panel_groups")
 
@@ -43,16 +44,17 @@ class Cut:
         return self.row_groups * self.panel_groups
 
 
-def cut(rows: int, columns: int, s: Shape) -> Cut:
+def cut(rows: int, columns: int, s: Shape, threads: int) -> Cut:
     """Few enough rows that their X stays in L2, few enough panels for scratch, and units enough for threads."""
     blocks, panels = -(-rows // s.rows), -(-columns // s.columns)
     row_groups = -(-blocks // _GROUP_BLOCKS)
     if blocks == 1:
         return Cut(blocks, row_groups, panels, panels)
     panel_groups = -(-panels // _GROUP_PANELS)
-    while row_groups * panel_groups < _UNITS and panels >= 8 * panel_groups:
+    units = 1 if threads == 1 else _UNITS_PER_THREAD * threads
+    while row_groups * panel_groups < units and panels >= 8 * panel_groups:
         panel_groups += 1
-    while row_groups * panel_groups < _UNITS and blocks >= 6 * row_groups:
+    while row_groups * panel_groups < units and blocks >= 6 * row_groups:
         row_groups += 1
     return Cut(blocks, row_groups, panels, panel_groups)
 
@@ -131,9 +133,15 @@ class _Unit:
                     rows, at = row_hi - row_lo, row_lo - first_row
                     out = Operand(c.at(at * self.c_pitch), self.c_pitch)
                     block_x = Operand(step_x.pointer.at(at * step_x.pitch), step_x.pitch)
-                    multiply_block(k, self.s, rows, Terms(block_x, panel_w, out, count, step.eq(0)))
+                    ahead = w.at(((panel + 1) * a.k + k_lo) * self.c_pitch).at(self._fetched(block - block_lo, count))
+                    multiply_block(k, self.s, rows, Terms(block_x, panel_w, out, count, step.eq(0), ahead))
                     with k.when(step.eq(steps - 1)):
                         self._finish(out.pointer, rows, self.batch_row + row_lo, panel)
+
+    def _fetched(self, block: V, count: V) -> V:
+        """The bytes of the next panel's part that earlier blocks asked for: each block asks for one line per k."""
+        lines = self.c_pitch // _LINE_BYTES
+        return self.k.select(block < lines, block * count * _LINE_BYTES, self.k.i64(0))
 
     def _x(self, x: V, first: V, rows: V, k_lo: V, count: V) -> Operand:
         """The rows of X from column k_lo on, as f32."""
@@ -211,7 +219,7 @@ class Matrices:
 def launch(work: Work, m: Matrices, e: Epilogue) -> Launch:
     """The gemm of m, finished by e, into the node's output."""
     s, y = block_shape(work.target), work.output()
-    c = cut(m.rows, m.columns, s)
+    c = cut(m.rows, m.columns, s, work.threads)
     copied = m.x_type is not DType.F32 or conflicting(4 * m.depth, s.rows)
     extras = [b.place for b in extras_of(work)]
     tables = [work.memory.constant(t.astype(np.int64)) for t in m.offsets or ()]

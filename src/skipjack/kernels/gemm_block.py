@@ -49,13 +49,17 @@ class Operand:
 
 @dataclass(frozen=True)
 class Terms:
-    """Where a block reads and writes: C (+)= X W over count steps of K; fresh (i1): C starts from zero."""
+    """Where a block reads and writes: C (+)= X W over count steps of K; fresh (i1): C starts from zero.
+
+    ahead: memory that is wanted in L2 soon, one cache line per step of K.
+    """
 
     x: Operand
     w: Operand
     c: Operand
     count: V
     fresh: V
+    ahead: V | None = None
 
 
 def multiply_block(k: Kernel, s: Shape, rows: V, terms: Terms, heights: Sequence[int] = ()) -> None:
@@ -83,6 +87,8 @@ def _body(k: Kernel, s: Shape, rows: int, terms: Terms) -> None:
     with k.loop(terms.count) as i:
         weights_at = w.pointer.at(i * w.pitch)
         weights = [weights_at.at(t * step).load(s.vector) for t in range(s.vectors)]
+        if terms.ahead is not None:
+            k.prefetch(terms.ahead.at(i * 64), 2)
         for r in range(rows):
             value = x.pointer.at(i, 4).at(x.pitch * r).load(F32, 4).splat(s.vl)
             for t in range(s.vectors):

@@ -117,13 +117,17 @@ class Memory(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """One node with numbers for sizes: what a lowering sees. An absent input or unused output is None."""
+    """One node with numbers for sizes: what a lowering sees. An absent input or unused output is None.
+
+    threads is how many share the units at most: a hint for how finely to cut, never for what is computed.
+    """
 
     node: Node
     inputs: Sequence[Bound | None]
     outputs: Sequence[Bound | None]
     memory: Memory
     target: Target
+    threads: int = 1
 
     def attr(self, name: str, default: Any = None) -> Any:
         return self.node.attrs.get(name, default)

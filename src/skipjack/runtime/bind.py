@@ -139,7 +139,7 @@ class _Builder:
         if shapes is None:
             return False
         outputs = [self.output(n, s) for n, s in zip(node.outputs, shapes, strict=True)]
-        work = Work(node, inputs, outputs, self.buffers, self.b.plan.target)
+        work = Work(node, inputs, outputs, self.buffers, self.b.plan.target, self.b.plan.threads)
         self.work.append((index, work))
         for i, name in enumerate(node.outputs):
             offset = aliased_bytes(work, i) if name else None
@@ -249,7 +249,7 @@ class _Builder:
             self.buffers.step = index
             inputs = [None if b is None else self.placed(b.name) for b in work.inputs]
             outputs = [None if b is None else self.placed(b.name) for b in work.outputs]
-            bound = Work(work.node, inputs, outputs, self.buffers, work.target)
+            bound = Work(work.node, inputs, outputs, self.buffers, work.target, work.threads)
             if all(b is None or b.elements == 0 for b in outputs):
                 continue
             for way, part in self.ways(index, bound):
@@ -277,7 +277,7 @@ class _Builder:
                 if offset is None:
                     return [(cheapest(self.b.plan.choices[index].candidates, work), work)]
                 source = _with(work.input(0), place=work.input(0).place.at(offset), shape=o.shape)
-                moved.append((_copy(), Work(work.node, [source], [o], work.memory, work.target)))
+                moved.append((_copy(), Work(work.node, [source], [o], work.memory, work.target, work.threads)))
             return moved
         return [(cheapest(self.b.plan.choices[index].candidates, work), work)]
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from skipjack.core.dtypes import DType
+from skipjack.core.errors import ResourceError
 from skipjack.ir.graph import Graph
 from skipjack.ir.types import TensorType
 from skipjack.kernels.launch import Bound
@@ -37,8 +38,8 @@ class Program:
     weights: Weights
 
     @staticmethod
-    def of(graph: Graph, target: Target) -> Program:
-        chosen = plan(graph, target)
+    def of(graph: Graph, target: Target, threads: int = 1) -> Program:
+        chosen = plan(graph, target, threads)
         return Program(chosen, Weights(chosen.graph.constants))
 
 
@@ -90,9 +91,12 @@ class Stream:
         """Like run, with the inputs in order. Models that are one chunk take the short way once their sizes were seen."""
         key = tuple([a.shape for a in arrays]) if self._can_be_direct else ()
         direct = self._direct.get(key)
-        if direct is not None and self._can_be_direct:
-            return direct.run(arrays, team)
-        outputs = self.run(dict(zip(self.graph.inputs, arrays, strict=True)), team)
+        try:
+            if direct is not None and self._can_be_direct:
+                return direct.run(arrays, team)
+            outputs = self.run(dict(zip(self.graph.inputs, arrays, strict=True)), team)
+        except MemoryError as error:
+            raise ResourceError(f"a value of this run does not fit in memory: {error}") from error
         self._remember(key)
         return outputs
 
@@ -242,7 +246,7 @@ class Stream:
             inputs = tuple(dict.fromkeys((*body.inputs, *body.captured)))
             types = {n: self.graph.types[n] for n in body.captured if n in self.graph.types}
             whole = Graph(body.name, inputs, body.outputs, body.nodes, {**types, **body.types}, body.constants)
-            self._bodies[id(body)] = (body, Stream(Program.of(whole, self.program.plan.target)))
+            self._bodies[id(body)] = (body, Stream(Program.of(whole, self.program.plan.target, self.program.plan.threads)))
         return self._bodies[id(body)][1]
 
 

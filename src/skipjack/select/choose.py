@@ -39,16 +39,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """A graph with layouts decided (Reorder nodes where they change) and a choice per node."""
+    """A graph with layouts decided (Reorder nodes where they change) and a choice per node; threads share its work."""
 
     graph: Graph
     choices: tuple[Choice, ...]
     target: Target
+    threads: int = 1
 
 
-def plan(graph: Graph, target: Target) -> Plan:
+def plan(graph: Graph, target: Target, threads: int = 1) -> Plan:
     """Choose for every node; values that change layout get explicit Reorder nodes."""
-    return _Planner(graph, target).run()
+    return replace(_Planner(graph, target).run(), threads=threads)
 
 
 class _Planner:
