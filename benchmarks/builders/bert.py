@@ -129,6 +129,11 @@ def _build(size: BertSize, path: Path) -> None:
     generator = torch.Generator().manual_seed(size.seed)
     model = Bert(size)
     _initialise(model, generator)
+    export_module(model, path, generator)
+
+
+def export_module(model: Bert, path: Path, generator: torch.Generator | None = None) -> None:
+    """Writes an encoder with free batch and sequence."""
     shape = (2, 16)
     inputs = {
         "input_ids": torch.randint(0, VOCAB, shape, generator=generator),

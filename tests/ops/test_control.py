@@ -12,7 +12,7 @@ import pytest
 import skipjack.ops.all  # noqa: F401
 from skipjack.core.dims import Sym, symbols
 from skipjack.core.dtypes import DType
-from skipjack.core.errors import ModelError
+from skipjack.core.errors import ModelError, ResourceError
 from skipjack.frontend.onnx_file import import_model
 from skipjack.ir.graph import Graph
 from skipjack.ir.types import SequenceType, TensorType
@@ -178,3 +178,16 @@ def test_bodies_that_break_the_contract_are_named() -> None:
         typed(other)
     with pytest.raises(ModelError, match="one truth value"):
         run_graph(graph, {"c": np.zeros(2, bool), "x": np.zeros(1), "z": np.zeros(1)})
+
+
+def test_a_loop_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKIPJACK_MAX_ROUNDS", "10")
+    text = """
+    g (int64 n, float[2] x) => (float[2] y) <bool go = {1}> {
+      y = Loop (n, go, x) <body = b (int64 i, bool k, float[2] v) => (bool k2, float[2] v2) {
+        k2 = Identity (k) v2 = Add (v, x) }>
+    }"""
+    graph, x = _graph(text), np.ones(2, np.float32)
+    np.testing.assert_array_equal(_run(graph, n=np.array(10), x=x)[0], [11, 11])
+    with pytest.raises(ResourceError, match="within 10 rounds.*SKIPJACK_MAX_ROUNDS"):
+        _run(graph, n=np.array(2**40), x=x)

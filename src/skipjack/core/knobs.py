@@ -134,6 +134,9 @@ MAX_MEMORY = Knob(
     "a number of bytes such as 8g, 0 for what the machine has",
     "The most memory the tensors of one model may take.",
 )
+MAX_ROUNDS = Knob(
+    "SKIPJACK_MAX_ROUNDS", 100_000, _positive, "an integer, at least 1", "Rounds of one Loop after which it counts as endless."
+)
 COMPILE_JOBS = Knob("SKIPJACK_COMPILE_JOBS", 0, _natural, "an integer, 0 for one per core", "Compile children at once.")
 COMPILE_TIMEOUT = Knob(
     "SKIPJACK_COMPILE_TIMEOUT",

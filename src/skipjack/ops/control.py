@@ -11,6 +11,7 @@ import numpy as np
 from skipjack.core.dims import Dim, symbols
 from skipjack.core.dtypes import DType
 from skipjack.core.errors import ModelError
+from skipjack.core.limits import check_allocation, check_rounds
 from skipjack.ir.graph import Graph
 from skipjack.ir.types import OptionalType, SequenceType, TensorType, ValueType, tensor
 from skipjack.ops.registry import Infer, Op, Ref, register
@@ -177,9 +178,11 @@ def _loop(r: Ref) -> list[Any]:
     for n in itertools.count():
         if not going or (limit is not None and n >= limit):
             break
+        check_rounds(n, str(r.node.origin))
         results = r.run(body, [np.array(n, np.int64), np.array(going), *state])
         going, state = _truth(results[0]), list(results[1 : 1 + len(state)])
         for rows, value in zip(scans, results[1 + len(state) :]):
+            check_allocation((n + 1) * np.size(value), np.asarray(value).itemsize, str(r.node.origin))
             rows.append(value)
     names = body.outputs[1 + len(state) :]
     return [*state, *[_stack(body, name, rows, 0) for name, rows in zip(names, scans)]]

@@ -44,7 +44,9 @@ def _fold(edit: Edit, n: Node) -> None:
         if vector is None or bias is None or edit.array(contraction.input(1)) is None:
             continue
         if edit.rank(n.outputs[0]) == edit.rank(contraction.outputs[0]):
-            factor = {"Mul": vector, "Div": 1.0 / vector}.get(n.op)
+            if n.op == "Div" and not vector.all():
+                return
+            factor = vector if n.op == "Mul" else 1.0 / vector if n.op == "Div" else None
             addend = {"Add": vector, "Sub": -vector}.get(n.op)
             edit.replace(n, [_folded(edit, contraction, n.outputs[0], bias, factor, addend)])
             return

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from skipjack.codegen.objects import Code, load
+from skipjack.core.limits import check_allocation
 from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Place, float_word
 from skipjack.runtime.arena import Interval, place_intervals
 from skipjack.runtime.team import Team
@@ -107,6 +108,8 @@ class Chunk:
     def _lay_out(self) -> None:
         arena = [b for b in self.buffers if b.in_arena]
         offsets, total = place_intervals([Interval(b.nbytes, b.first, max(b.last, b.first)) for b in arena])
+        held = sum(b.nbytes for b in self.buffers if b.array is not None)
+        check_allocation(total + held, 1, "the values and constants of one run")
         self.arena = aligned_memory(total + 64)
         for b, offset in zip(arena, offsets, strict=True):
             b.offset = offset

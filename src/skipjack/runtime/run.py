@@ -95,6 +95,8 @@ class Stream:
             if direct is not None and self._can_be_direct:
                 return direct.run(arrays, team)
             outputs = self.run(dict(zip(self.graph.inputs, arrays, strict=True)), team)
+        except ResourceError:
+            raise
         except MemoryError as error:
             raise ResourceError(f"a value of this run does not fit in memory: {error}") from error
         self._remember(key)
