@@ -29,6 +29,7 @@ from skipjack.passes.recognise_rotary import RecogniseRotary
 from skipjack.passes.remove_no_ops import RemoveNoOps
 from skipjack.passes.replace_size_arithmetic import ReplaceSizeArithmetic
 from skipjack.passes.unwrap_linear import UnwrapLinear
+from skipjack.passes.widen_half import WidenHalf
 
 
 class Pass(Protocol):
@@ -49,6 +50,8 @@ class Options:
 
 
 PASSES: tuple[Pass, ...] = (
+    # First, so that every pattern and every kernel sees the f32 it knows.
+    WidenHalf(),
     DecomposeNorms(),
     DecomposeSelections(),
     CanonicaliseAttention(),
