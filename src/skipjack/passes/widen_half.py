@@ -40,8 +40,8 @@ _COMPUTES_MS = frozenset([
 _FOLLOWS = frozenset([
     "ArgMax", "ArgMin", "Ceil", "Compress", "Concat", "DepthToSpace", "Dropout", "Equal", "Expand", "Flatten", "Floor",
     "Gather", "GatherElements", "GatherND", "GlobalMaxPool", "Greater", "GreaterOrEqual", "Hardmax", "Identity",
-    "IsNaN", "Less", "LessOrEqual", "Max", "MaxPool", "Min", "NonZero", "Pad", "ReduceMax", "ReduceMin", "Reshape", "Round",
-    "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK",
+    "IsNaN", "Less", "LessOrEqual", "Max", "MaxPool", "Min", "NonZero", "Pad", "ReduceMax", "ReduceMin", "Reshape",
+    "Round", "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK",
     "Transpose", "Trilu", "Unsqueeze", "Where",
 ])  # fmt: skip
 
