@@ -62,6 +62,23 @@ TEXTS = (
     "agraph (int64[2, 3] ids) => (float[a, b, c] y) <float[5, 2] table = {1,2,3,4,5,6,7,8,9,10}, int64 lim = {4},"
     " int64 z = {0}, int64 st = {1}> { e = Gather(table, ids) r = Range(z, lim, st) f = Cast<to=1>(r)"
     " v, i = TopK(f, k) y = Mul(e, m) m = ReduceSum(v) k = Constant<value_ints=[2]>() }",
+    "agraph (float[1, 2, 3, 4] q, float[1, 2, 5, 4] k, float[1, 2, 5, 4] v) => (float[a, b, c, d] y) <float s ="
+    " {0.5}> { kt = Transpose<perm=[0,1,3,2]>(k) d = MatMul(q, kt) e = Mul(d, s) p = Softmax<axis=-1>(e) o ="
+    " MatMul(p, v) y = Gelu(o) }",
+    "agraph (float[1, 4, 5] x) => (float[a, b, c] y) <float[4, 2, 3] w ="
+    " {1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6}, int64[2] p = {1, 4}> { t = ConvTranspose<strides=[2],"
+    " group=2, output_padding=[1]>(x, w) a, b = Split<axis=1>(t, p2) p2 = Constant<value_ints=[2, 2]>() n ="
+    " InstanceNormalization(a, g, g) g = Constant<value_floats=[1.0, 2.0]>() y = MaxPool<kernel_shape=[3],"
+    " dilations=[2]>(n) }",
+    "agraph (float[3, 2, 4] x) => (float[a, b, c, d] y, float[e, f, g] h) <float[1, 8, 4] w ="
+    " {1,2,3,4,5,6,7,8,1,2,3,4,5,6,7,8,1,2,3,4,5,6,7,8,1,2,3,4,5,6,7,8}, float[1, 8, 2] r ="
+    " {1,2,3,4,5,6,7,8,1,2,3,4,5,6,7,8}> { y, h = LSTM<hidden_size=2>(x, w, r) }",
+    "agraph (float[4, 3] x, int64[2, 1] i) => (float[a, b] y, int64[c, d] z) <float[2, 3] u = {1,2,3,4,5,6},"
+    " int64[2] p = {1, 0}> { s = ScatterND(x, i, u) g = GatherND(s, i) c = CumSum(g, ax) ax ="
+    " Constant<value_int=0>() y = Where(m, c, c) m = Greater(c, g) z = ArgMax<axis=1>(y) }",
+    "agraph (float[1, 2, 5, 5] x) => (float[a, b, c, d] y) <float s = {0.1}, uint8 z = {3}, uint8[2, 2, 1, 1] w ="
+    " {1,2,3,4}> { q = QuantizeLinear(x, s, z) c = QLinearConv(q, s, z, w, s, z, s, z) f = DequantizeLinear(c, s,"
+    " z) d = DepthToSpace<blocksize=1>(f) y = HardSwish(d) }",
 )
 
 

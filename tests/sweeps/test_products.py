@@ -46,7 +46,8 @@ def test_matrix_products(case: dict[str, Any]) -> None:
         nodes.append(helper.make_node("Add", ["p", "c"], ["y"]))
     else:
         nodes.append(helper.make_node(after or "Identity", ["p"], ["y"]))
-    check(build(nodes, feeds, ["y"], constants), feeds)
+    empty = any(0 in a.shape for a in arrays.values())
+    check(build(nodes, feeds, ["y"], constants), feeds, peer=not empty)
 
 
 @sweep(30)
