@@ -41,8 +41,8 @@ _FOLLOWS = frozenset([
     "ArgMax", "ArgMin", "Ceil", "Compress", "Concat", "DepthToSpace", "Dropout", "Equal", "Expand", "Flatten", "Floor",
     "Gather", "GatherElements", "GatherND", "GlobalMaxPool", "Greater", "GreaterOrEqual", "Hardmax", "Identity",
     "IsNaN", "Less", "LessOrEqual", "Max", "MaxPool", "Min", "NonZero", "Pad", "ReduceMax", "ReduceMin", "Reshape",
-    "Round", "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK",
-    "Transpose", "Trilu", "Unsqueeze", "Where",
+    "Round", "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile",
+    "TopK", "Transpose", "Trilu", "Unsqueeze", "Where",
 ])  # fmt: skip
 
 
