@@ -80,8 +80,8 @@ def test_quota_of_the_tightest_group(tmp_path: Path, files: dict[str, str], quot
     assert cgroup_quota(machine(tmp_path, files)) == quota
 
 
-@pytest.mark.parametrize("quota, expected", [("50000", [0]), ("100000", [0]), ("150000", [0, 1]), ("900000", [0, 1, 2, 3])])
-def test_a_quota_limits_the_cores_but_leaves_one(tmp_path: Path, quota: str, expected: list[int]) -> None:
+@pytest.mark.parametrize("quota, expected", [(50000, [0]), (100000, [0]), (150000, [0, 1]), (900000, [0, 1, 2, 3])])
+def test_a_quota_limits_the_cores_but_leaves_one(tmp_path: Path, quota: int, expected: list[int]) -> None:
     files = siblings("0,4", "1,5", "2,6", "3,7") | {"sys/fs/cgroup/cpu.max": f"{quota} 100000"}
     assert usable_cores(range(8), machine(tmp_path, files)) == expected
 

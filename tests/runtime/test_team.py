@@ -160,7 +160,7 @@ def test_a_closed_team_can_run_again(system: str) -> None:
 
 
 @pytest.mark.parametrize("possible", [0, 1, 2])
-def test_fewer_threads_when_the_system_gives_no_more(system: str, possible: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_threads_than_asked_for(system: str, possible: int, monkeypatch: pytest.MonkeyPatch) -> None:
     trace._warned.clear()
     start = threading.Thread.start
     started: list[threading.Thread] = []

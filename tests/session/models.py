@@ -22,7 +22,8 @@ def dense(features: int = 16) -> onnx.ModelProto:
     rng = np.random.default_rng(0)
     w = rng.standard_normal((8, features)).astype(np.float32)
     b = rng.standard_normal(features).astype(np.float32)
-    return model(f"(float[n,8] x) => (float[n,{features}] y) {{ h = MatMul(x, w) z = Add(h, b) y = Relu(z) }}", w=w, b=b)
+    nodes = "{ h = MatMul(x, w) z = Add(h, b) y = Relu(z) }"
+    return model(f"(float[n,8] x) => (float[n,{features}] y) {nodes}", w=w, b=b)
 
 
 def dense_means(x: np.ndarray, features: int = 16) -> np.ndarray:

@@ -162,6 +162,22 @@ def test_random_inputs_are_accepted(text_engine: Any, engine: Any) -> None:
     assert not np.array_equal(ids, text_engine.generate_random_inputs(1)[0])
 
 
+def test_free_sizes_get_usual_values() -> None:
+    shapes = {"image": "n,3,h,w", "text": "n,s", "state": "2,m,64", "cache": "n,4,p,32", "attention_mask": "n,s"}
+    inputs = ", ".join(f"float[{shape}] {name}" for name, shape in shapes.items())
+    outputs = ", ".join(f"float[{shape}] {name}_out" for name, shape in shapes.items())
+    nodes = " ".join(f"{name}_out = Relu({name})" for name in shapes)
+    made = skipjack.compile_model(model(f"({inputs}) => ({outputs}) {{ {nodes} }}"), batch_size=None)
+    arrays = dict(zip(shapes, made.generate_random_inputs(0), strict=True))
+    sizes = {name: a.shape for name, a in arrays.items()}
+    assert sizes["image"] == (1, 3, 224, 224)
+    assert sizes["text"] == sizes["attention_mask"] == (1, 128)
+    assert sizes["state"] == (2, 1, 64)
+    assert sizes["cache"] == (1, 4, 128, 32)
+    assert set(np.unique(arrays["attention_mask"])) <= {0.0, 1.0}
+    assert all(np.array_equal(np.maximum(a, 0), b) for a, b in zip(arrays.values(), made.run(list(arrays.values()))))
+
+
 def test_random_inputs_of_every_type() -> None:
     types = ["float", "double", "float16", "bool", "uint8", "int8", "int32", "int64", "uint16"]
     inputs = ", ".join(f"{t}[2,3] a{i}" for i, t in enumerate(types))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,10 +16,9 @@ from skipjack.session.teams import Scheduler, TeamPool, resolve_cores, resolve_s
 
 
 @pytest.fixture(autouse=True)
-def _no_warning_was_said(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_warning_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "_warned", set())
     monkeypatch.delenv("SKIPJACK_NUM_CORES", raising=False)
-    yield
 
 
 @pytest.mark.parametrize(

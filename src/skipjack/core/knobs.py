@@ -135,7 +135,11 @@ MAX_MEMORY = Knob(
     "The most memory the tensors of one model may take.",
 )
 MAX_ROUNDS = Knob(
-    "SKIPJACK_MAX_ROUNDS", 100_000, _positive, "an integer, at least 1", "Rounds of one Loop after which it counts as endless."
+    "SKIPJACK_MAX_ROUNDS",
+    100_000,
+    _positive,
+    "an integer, at least 1",
+    "Rounds of one Loop after which it counts as endless.",
 )
 COMPILE_JOBS = Knob("SKIPJACK_COMPILE_JOBS", 0, _natural, "an integer, 0 for one per core", "Compile children at once.")
 COMPILE_TIMEOUT = Knob(

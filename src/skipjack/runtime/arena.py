@@ -18,7 +18,7 @@ class Interval:
 
 
 def place_intervals(intervals: Sequence[Interval]) -> tuple[list[int], int]:
-    """(offset of each interval, total bytes): intervals alive at the same step never overlap. Big ones are placed first."""
+    """(offset of each interval, total bytes): intervals alive at the same step never overlap. Big ones go first."""
     offsets = [0] * len(intervals)
     placed: list[tuple[int, int, Interval]] = []
     total = 0

@@ -36,9 +36,10 @@ class Platform(Protocol):
         ...
 
     def futex(self) -> tuple[int, int]:
-        """Address of a C function and its first argument: called as f(number, address, operation, value, timeout, 0, 0).
+        """A C function and its first argument: called as f(number, address, operation, value, timeout, 0, 0).
 
-        FUTEX_WAIT sleeps while the 32-bit word at address is value and may return sooner, FUTEX_WAKE wakes all who sleep there.
+        FUTEX_WAIT sleeps while the 32-bit word at address is value and may return sooner; FUTEX_WAKE wakes all who
+        sleep there.
         """
         ...
 

@@ -1,6 +1,6 @@
 """A team: the calling thread and its workers, which walk tables together.
 
-Workers are Python threads that live inside jitted code: idle ones spin for a bounded time and then sleep until the next run.
+Workers are Python threads that live inside jitted code: idle ones spin for a bounded time and then sleep.
 A team belongs to the process that made it: a forked child makes workers of its own on its first run.
 """
 
@@ -73,7 +73,7 @@ class Team:
         self._end: weakref.finalize[[np.ndarray, int], Team] | None = None
 
     def run(self, table: np.ndarray, scratch_bytes: int, stamps: np.ndarray | None = None) -> None:
-        """Walk a table (int64 rows of kernel, arguments, units, barrier) with every thread; returns when all are done."""
+        """Walk a table (int64 rows of kernel, arguments, units, barrier) with every thread, to its end."""
         if self._table is not table or stamps is not None:
             self._load(table, scratch_bytes, stamps)
         self._run(self._argument)

@@ -48,7 +48,7 @@ class Calls(ABC):
             raise InputError("batched_run: expected inputs with a dimension of items; use run")
         total = {len(a) for a in arrays}
         if len(total) != 1 or 0 in total:
-            raise InputError(f"batched_run: expected inputs with the same number of items, at least one; got {sorted(total)}")
+            raise InputError(f"batched_run: expected the same number of items in every input, got {sorted(total)}")
         count, size = total.pop(), self.batch_size
         if size is None:
             return self.run(arrays, val_inp)
@@ -84,11 +84,10 @@ class Calls(ABC):
         include_outputs: bool = False,
         show_progress: bool = False,
     ) -> BenchmarkResults:
-        """Time runs over the input lists of a loader, starting again when it ends. Inputs are checked before, not in, the runs."""
+        """Time runs over the input lists of a loader, again and again. Inputs are checked before the runs."""
         if num_iterations < 1 or num_warmup_iterations < 0:
-            raise ConfigError(
-                f"benchmark: expected at least one iteration, got {num_iterations} and {num_warmup_iterations} for warm-up"
-            )
+            got = f"{num_iterations} and {num_warmup_iterations} for warm-up"
+            raise ConfigError(f"benchmark: expected at least one iteration, got {got}")
         batches = [self.checked(b) for b in loader]
         if not batches:
             raise InputError("benchmark: expected a loader with at least one list of inputs, got an empty one")
@@ -98,9 +97,8 @@ class Calls(ABC):
             out, seconds = self.timed_run(batch)
             if i >= 0:
                 size = self.batch_size or (len(batch[0]) if batch and np.ndim(batch[0]) else 1)
-                results.append(
-                    BatchBenchmarkResult(seconds, size, batch if include_inputs else None, out if include_outputs else None)
-                )
+                kept = batch if include_inputs else None
+                results.append(BatchBenchmarkResult(seconds, size, kept, out if include_outputs else None))
         return results
 
 

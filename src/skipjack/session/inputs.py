@@ -55,7 +55,7 @@ def _index_bounds(graph: Graph) -> dict[str, int]:
 
 
 def as_list(specs: Sequence[InputSpec], given: Any) -> list[Any]:
-    """The inputs of a call in order: a list, a tuple, or a dictionary by name. InputError says what is missing or unknown."""
+    """The inputs of a call in order, from a list, a tuple, or a dictionary by name."""
     names = [s.name for s in specs]
     if isinstance(given, Mapping):
         unknown = [n for n in given if n not in names]
@@ -168,9 +168,8 @@ def parse_shapes(names: Sequence[str], shapes: Any) -> dict[str, list[int]]:
 def _parse_shape(name: str, shape: Any) -> list[int]:
     sizes: list[Any] = list(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else [None]
     if not all(isinstance(d, int | np.integer) and not isinstance(d, bool) and d >= 0 for d in sizes):
-        raise ConfigError(
-            f"input_shapes: expected sizes that are integers and not negative for {name!r}, got {shape!r}"
-        )
+        expected = "sizes that are integers and not negative"
+        raise ConfigError(f"input_shapes: expected {expected} for {name!r}, got {shape!r}")
     return [int(d) for d in sizes]
 
 
@@ -182,13 +181,13 @@ def random_inputs(specs: Sequence[InputSpec], seed: int | None = None) -> list[n
 
 
 def usual_shapes(specs: Sequence[InputSpec]) -> dict[str, tuple[DType, tuple[int, ...]]]:
-    """Element type and shape per input; free sizes get usual values. InputError when an input is no tensor of known rank."""
+    """Element type and shape per input; free sizes get usual values. InputError for an input without a known rank."""
     sizes: dict[str, int] = {}
     found: dict[str, tuple[DType, tuple[int, ...]]] = {}
     for spec in specs:
         if spec.type is None or spec.type.shape is None:
             raise InputError(f"input {spec.name!r}: its rank is not known")
-        shape = tuple(_size(d, axis, len(spec.type.shape), sizes) for axis, d in enumerate(spec.type.shape))
+        shape = _usual_shape(spec.type.shape, sizes)
         found[spec.name] = (spec.type.dtype, shape)
     return found
 
@@ -197,16 +196,18 @@ def _random_one(spec: InputSpec, rng: np.random.Generator, sizes: dict[str, int]
     t = spec.type
     if t is None or t.shape is None:
         raise InputError(f"input {spec.name!r}: random values need a tensor of known rank; give the input yourself")
-    shape = tuple(_size(d, axis, len(t.shape), sizes) for axis, d in enumerate(t.shape))
+    shape = _usual_shape(t.shape, sizes)
     if t.dtype is DType.STRING:
         return np.full(shape, "skipjack", dtype=object)
+    if "mask" in spec.name.lower():
+        return _mask(shape).astype(t.dtype.np)
     if t.dtype is DType.BOOL:
         return rng.integers(0, 2, shape).astype(np.bool_)
     if not t.dtype.is_int:
         return rng.standard_normal(shape).astype(t.dtype.np)
     if spec.index_bound is not None:
-        return rng.integers(0, spec.index_bound, shape).astype(t.dtype.np)
-    if "mask" in spec.name.lower() or t.dtype not in (DType.U8, DType.I8):
+        return rng.integers(0, max(spec.index_bound, 1), shape).astype(t.dtype.np)
+    if t.dtype not in (DType.U8, DType.I8):
         return _mask(shape).astype(t.dtype.np)
     return rng.integers(0, 128, shape).astype(t.dtype.np)
 
@@ -219,8 +220,22 @@ def _mask(shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
-def _size(d: Dim, axis: int, rank: int, sizes: dict[str, int]) -> int:
+def _usual_shape(shape: Sequence[Dim], sizes: dict[str, int]) -> tuple[int, ...]:
+    return tuple(_size(d, _usual_size(shape, axis), sizes) for axis, d in enumerate(shape))
+
+
+def _size(d: Dim, usual: int, sizes: dict[str, int]) -> int:
     for name in symbols(d):
-        default = 1 if axis == 0 else _DEFAULT_IMAGE if rank == 4 and axis > 1 else _DEFAULT_SEQUENCE
-        sizes.setdefault(name, default)
+        sizes.setdefault(name, usual)
     return evaluate(d, sizes)
+
+
+def _usual_size(shape: Sequence[Dim], axis: int) -> int:
+    """What a free size most likely is: a batch of one, the side of an image, the length of a sequence."""
+    if axis == 0:
+        return 1
+    fixed = [isinstance(d, int) for d in shape]
+    if len(shape) == 3 and axis == 1 and fixed[0] and fixed[2]:
+        return 1  # [layers, batch, features]: the state of a recurrent network
+    image = len(shape) == 4 and axis > 1 and not (axis == 2 and fixed[3])
+    return _DEFAULT_IMAGE if image else _DEFAULT_SEQUENCE

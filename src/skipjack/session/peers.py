@@ -39,7 +39,8 @@ class ORTEngine(Calls):
         try:
             import onnxruntime as ort
         except ImportError:
-            raise ConfigError("engine 'onnxruntime' needs the package onnxruntime: pip install 'skipjack[compare]'") from None
+            advice = "pip install 'skipjack[compare]'"
+            raise ConfigError(f"engine 'onnxruntime' needs the package onnxruntime: {advice}") from None
         options = ort.SessionOptions()
         options.intra_op_num_threads = num_cores or 0
         options.inter_op_num_threads = 1
@@ -90,7 +91,8 @@ class ORTEngine(Calls):
         rng = np.random.default_rng(seed)
         made: list[np.ndarray] = []
         for i, shape in zip(self.session.get_inputs(), self.input_shapes, strict=True):
-            sizes = [d if isinstance(d, int) else (self.batch_size or 1) if axis == 0 else 1 for axis, d in enumerate(shape)]
+            free = [self.batch_size or 1] + [1] * len(shape)
+            sizes = [d if isinstance(d, int) else n for d, n in zip(shape, free)]
             dtype = np.dtype(_NUMPY.get(i.type, np.float32))
             made.append((rng.standard_normal(sizes) if dtype.kind == "f" else rng.integers(0, 2, sizes)).astype(dtype))
         return made

@@ -51,7 +51,8 @@ class BenchmarkResults:
         return self._results[index]
 
     def __repr__(self) -> str:
-        return f"BenchmarkResults(num_batches={len(self)}, ms_per_batch={self.ms_per_batch:.4f}, items_per_second={self.items_per_second:.4f})"
+        speed = f"ms_per_batch={self.ms_per_batch:.4f}, items_per_second={self.items_per_second:.4f}"
+        return f"BenchmarkResults(num_batches={len(self)}, {speed})"
 
     __str__ = __repr__
 

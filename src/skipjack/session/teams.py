@@ -19,7 +19,7 @@ class Scheduler(Enum):
     """How requests share the cores of an engine."""
 
     default = "single_stream"
-    single_stream = "single_stream"
+    single_stream = "single_stream"  # noqa: PIE796  the default's other name
     multi_stream = "multi_stream"
     elastic = "elastic"
 
