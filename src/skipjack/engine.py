@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from skipjack.core.dtypes import DType
 from skipjack.core.errors import ConfigError, SkipjackError, nearest
 from skipjack.core.forking import renew_in_child
 from skipjack.core.knobs import check_environment
+from skipjack.core.limits import check_allocation
 from skipjack.core.trace import debug, dump, dumping
 from skipjack.frontend.onnx_file import ImportedModel, Source, import_model
 from skipjack.ir.graph import Graph
@@ -37,7 +39,10 @@ from skipjack.targets.target import Target, host
 
 @dataclass(frozen=True)
 class Compiled:
-    """A model ready to be bound to sizes. declared has the sizes callers must keep to, graph may leave the batch free."""
+    """A model ready to be bound to sizes.
+
+    declared has the sizes callers must keep to, graph may leave the batch free.
+    """
 
     imported: ImportedModel
     declared: Graph
@@ -66,7 +71,7 @@ def compile_graph(
 
 
 def _with_free_batch(imported: Graph, declared: Graph) -> Graph:
-    """The declared graph, a batch of several items left symbolic where the file leaves it so: parts of it can then run."""
+    """The declared graph, with a batch of several items left symbolic where the file does: parts of it can then run."""
     batch = batch_symbol(imported)
     sizes: dict[str, int] = {}
     for name in imported.inputs:
@@ -105,7 +110,10 @@ class Context:
 
 
 class Engine(Calls):
-    """A compiled model. Safe to call from several threads; runs wait for the scheduler when all its streams are busy."""
+    """A compiled model.
+
+    Safe to call from several threads; runs wait for the scheduler when all its streams are busy.
+    """
 
     def __init__(
         self,
@@ -123,7 +131,9 @@ class Engine(Calls):
         self._scheduler = context.scheduler if context else resolve_scheduler(scheduler)
         cores = context.value.cores if context else resolve_cores(num_cores)
         self._num_cores = len(cores)
-        self._num_streams = context.num_streams if context else resolve_streams(num_streams, self._scheduler, len(cores))
+        self._num_streams = (
+            context.num_streams if context else resolve_streams(num_streams, self._scheduler, len(cores))
+        )
         self._pool = context.value if context else TeamPool(cores, self._num_streams, self._scheduler)
         self._compiled = compile_graph(model, self._batch_size, input_shapes, threads=len(cores))
         self._specs = session_inputs.input_specs(self._compiled.declared)
@@ -140,14 +150,17 @@ class Engine(Calls):
         self._executor: ThreadPoolExecutor | None = None
 
     def _bind_declared(self) -> None:
-        """Compile the kernels and pack the weights now; sizes that are free get usual values, which may not suit a model."""
+        """Compile the kernels and pack the weights now.
+
+        Sizes that are free get usual values, which may not suit a model.
+        """
         stream = Stream(self._compiled.program)
         if not stream.can_bind_early:
             return
         try:
             shapes = session_inputs.usual_shapes(self._specs)
             stream.prepare({n: _shaped_zeros(dtype, shape) for n, (dtype, shape) in shapes.items()})
-        except SkipjackError as error:
+        except (SkipjackError, MemoryError) as error:
             debug(1, f"kernels are compiled at the first run: {error}")
             return
         self._idle.append(stream)
@@ -325,11 +338,11 @@ def compile_model(
 
 
 def _shaped_zeros(dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of this shape with the memory of one element."""
-    return np.broadcast_to(np.zeros((), dtype.np), shape)
+    """An array of this shape; memory that nobody reads costs nothing."""
+    check_allocation(math.prod(shape), dtype.itemsize, f"an input of shape {list(shape)}")
+    return np.zeros(shape, dtype.np)
 
 
 def _shape(graph: Graph, name: str) -> tuple[Any, ...]:
     shape = getattr(graph.types[name], "shape", None) or ()
     return tuple(d if isinstance(d, int) else str(d) for d in shape)
-

@@ -30,7 +30,9 @@ class GuardedMemory:
         self._keep: list[mmap.mmap] = []
 
     def reserve(self, nbytes: int, fill: int = 0xFF) -> Place:
-        """A buffer of nbytes, filled with 0xFF (NaN for floats), its end at the guard page up to 64-byte alignment of its start."""
+        """A buffer of nbytes, filled with 0xFF (NaN for floats), its end at the guard page up to 64-byte alignment of
+        its start.
+        """
         room = -(-nbytes // 64) * 64
         pages = -(-max(room, 1) // _PAGE)
         m = mmap.mmap(-1, (pages + 1) * _PAGE)
@@ -115,7 +117,10 @@ def _interpreted(spec: KernelSpec, target: Target) -> tuple[Call, int]:
 def execute(
     launches: Sequence[Launch], memory: GuardedMemory, target: Target, threads: int = 1, interpret: bool = False
 ) -> None:
-    """Run launches one after the other, their units split into `threads` parts; interpreted where the machine lacks the ISA."""
+    """Run launches one after the other, their units split into `threads` parts.
+
+    Interpreted where the machine lacks the ISA.
+    """
     for launch in launches:
         way = _interpreted if interpret or not executes(target) else _compiled
         call, scratch = way(launch.spec, target)

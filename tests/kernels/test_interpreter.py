@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.kernels.harness import executes, run_lowering
 
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK, Node
@@ -12,7 +13,6 @@ from skipjack.lang import interpreter
 from skipjack.lang.kernel import Kernel
 from skipjack.lang.program import I64, PTR
 from skipjack.targets.target import AVX2, AVX512, host
-from tests.kernels.harness import executes, run_lowering
 
 
 @pytest.mark.parametrize("target", [AVX2, AVX512], ids=lambda t: t.name)

@@ -41,5 +41,6 @@ def check_rounds(rounds: int, what: str) -> None:
     limit = MAX_ROUNDS.get()
     if rounds >= limit:
         raise ResourceError(
-            f"{what}: expected to end within {limit} rounds, it has not; raise SKIPJACK_MAX_ROUNDS if the model needs more"
+            f"{what}: expected to end within {limit} rounds, it has not; raise SKIPJACK_MAX_ROUNDS "
+            "if the model needs more"
         )

@@ -1,8 +1,9 @@
 """How a node becomes calls of kernels: the vocabulary between kernels and the run time.
 
-A lowering looks at one node whose sizes are numbers and answers with launches. A launch names a kernel (a generator and its
-parameters, compiled once and shared), how many units of work there are, and the words of its argument block. The run time
-owns memory: a lowering asks it for temporaries and packed constants and gets places, which become addresses later.
+A lowering looks at one node whose sizes are numbers and answers with launches. A launch names a kernel (a generator
+and its parameters, compiled once and shared), how many units of work there are, and the words of its argument block.
+The run time owns memory: a lowering asks it for temporaries and packed constants and gets places, which become
+addresses later.
 """
 
 from __future__ import annotations
@@ -55,9 +56,10 @@ def double_word(x: float) -> int:
 
 @dataclass(frozen=True)
 class Launch:
-    """One table entry. words follow the kernel's fields; a float is stored as F32. Threads split [0, units) between them.
+    """One table entry. words follow the kernel's fields; a float is stored as F32. Threads share [0, units).
 
-    reads and writes are the places it touches (any offset of a buffer stands for the whole buffer). scratch_bytes is what each thread needs.
+    reads and writes are the places it touches (any offset of a buffer stands for the whole buffer). scratch_bytes is
+    what each thread needs.
     """
 
     spec: KernelSpec
@@ -167,10 +169,10 @@ class Lowering:
     accepts: empty when it can run the node at every size, else the reason why not. lower: its launches (none for a node
     that only renames memory is allowed when the run time aliased it). layouts: what it needs and makes, "plain" (all
     values plain), "blocked" (rank-3-and-up data inputs and outputs in the target's blocked layout; constants and
-    vectors stay plain) or "stem" (input 0 plain, the rest as blocked). cost: predicted microseconds for comparison between
-    lowerings of one node; None takes order of rank. It may look at channels and spatial sizes, never at the batch, so that
-    a sample's bits do not depend on its batch mates. parameters: inputs whose values lower() needs (`Bound.value`), such
-    as the axes of a Slice; when they depend on data the run time computes them first.
+    vectors stay plain) or "stem" (input 0 plain, the rest as blocked). cost: predicted microseconds for comparison
+    between lowerings of one node; None takes order of rank. It may look at channels and spatial sizes, never at the
+    batch, so that a sample's bits do not depend on its batch mates. parameters: inputs whose values lower() needs
+    (`Bound.value`), such as the axes of a Slice; when they depend on data the run time computes them first.
     """
 
     name: str

@@ -23,7 +23,7 @@ _pointer = ctypes.c_void_p.from_address
 
 
 def _choose() -> Callable[[np.ndarray], int]:
-    """The field access where it agrees with numpy's own answer: the header differs in debug and free-threaded builds."""
+    """The field access where it agrees with numpy's own answer; object headers differ between builds of Python."""
     probes = [np.zeros(3), np.zeros((2, 2), np.int8)[1:], np.zeros(5, np.float32)]
     try:
         agrees = np.zeros(0).__class__ is np.ndarray and all(_by_field(p) == p.ctypes.data for p in probes)

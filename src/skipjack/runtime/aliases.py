@@ -64,7 +64,9 @@ def _slice(work: Work, output: int) -> int | None:
     if starts is None or starts.value is None or result.elements == 0:
         return None
     axes_in, steps = work.maybe(3), work.maybe(4)
-    if (axes_in is not None and axes_in.value is None) or (steps is not None and (steps.value is None or np.any(steps.value != 1))):
+    if (axes_in is not None and axes_in.value is None) or (
+        steps is not None and (steps.value is None or np.any(steps.value != 1))
+    ):
         return None
     first = np.asarray(starts.value).reshape(-1)
     axes = range(len(first)) if axes_in is None or axes_in.value is None else np.asarray(axes_in.value).reshape(-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -186,7 +186,10 @@ class _Builder:
         self.sized[name] = array
 
     def share(self, work: Work, name: str, offset: int) -> None:
-        """Let a renamed output lie in its input's memory; for a graph output the input lies in the output's, if it can."""
+        """Let a renamed output lie in its input's memory.
+
+        For a graph output the input lies in the output's, if it can.
+        """
         source = self._resolved(work.node.inputs[0])
         if not self.leaves(name):
             self.rename(name, source.root, source.offset_bytes + offset)
@@ -266,7 +269,9 @@ class _Builder:
         return rows
 
     def ways(self, index: int, work: Work) -> list[tuple[Lowering, Work]]:
-        """How this node runs: nothing when every output lies where it should, a copy when a renamed output must move."""
+        """How this node runs: nothing when every output lies where it should, a copy when a renamed output must
+        move.
+        """
         aliases = [aliased_bytes(work, i) for i in range(len(work.outputs))]
         if any(a is not None for a in aliases):
             moved: list[tuple[Lowering, Work]] = []
@@ -299,8 +304,7 @@ def _copy() -> Lowering:
 
 
 def _with(b: Bound, **changes: object) -> Bound:
-    fields = {"name": b.name, "dtype": b.dtype, "shape": b.shape, "place": b.place, "layout": b.layout, "value": b.value}
-    return Bound(**{**fields, **changes})  # type: ignore[arg-type]
+    return replace(b, **changes)  # type: ignore[arg-type]
 
 
 def _view(address: int, b: Bound, chunk: Chunk) -> np.ndarray:

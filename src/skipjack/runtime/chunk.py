@@ -136,7 +136,8 @@ class Chunk:
             self.scratch_bytes = max(self.scratch_bytes, code.scratch_bytes, row.launch.scratch_bytes)
         self._codes = codes
         self.patches = {
-            name: Patch(np.array([w for w, _ in p]), np.array([o for _, o in p], np.int64)) for name, p in patches.items()
+            name: Patch(np.array([w for w, _ in p]), np.array([o for _, o in p], np.int64))
+            for name, p in patches.items()
         }
 
     def _resolve(self, word: int | float | Place) -> int:
@@ -157,7 +158,9 @@ class Chunk:
         return (b.external, 0, 1) if b.external else ("", b.offset, b.offset + max(b.nbytes, 1))
 
     def _barriers(self) -> list[bool]:
-        """A barrier stands before a row that touches what another row wrote, or writes what another read, since the last one."""
+        """A barrier stands before a row that reads or writes what others wrote, or writes what others read, since the
+        last.
+        """
         flags: list[bool] = []
         reads: list[tuple[str, int, int]] = []
         writes: list[tuple[str, int, int]] = []
@@ -173,7 +176,10 @@ class Chunk:
         return flags
 
     def run(self, team: Team, externals: dict[str, int], stamps: np.ndarray | None = None) -> None:
-        """Run on a team with the addresses of the external values; stamps receives a cycle count before each row and at the end."""
+        """Run on a team with the addresses of the external values.
+
+        stamps receives a cycle count before each row and at the end.
+        """
         for name, patch in self.patches.items():
             self.words[patch.words] = patch.offsets + externals[name]
         team.run(self.table, self.scratch_bytes, stamps)

@@ -90,7 +90,9 @@ def _has_free_parameters(plan: Plan, index: int) -> bool:
     if any(n not in plan.graph.constants and n not in sized for n in names):
         return True
     types = [plan.graph.types.get(o) for o in node.outputs if o]
-    free = {s for t in types if isinstance(t, TensorType) for d in t.shape or () if isinstance(d, Sym) for s in _names(d)}
+    free = {
+        s for t in types if isinstance(t, TensorType) for d in t.shape or () if isinstance(d, Sym) for s in _names(d)
+    }
     return any(":" in s for s in free)
 
 

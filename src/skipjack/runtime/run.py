@@ -88,7 +88,10 @@ class Stream:
         return values
 
     def call(self, arrays: Sequence[Any], team: Team) -> list[Any]:
-        """Like run, with the inputs in order. Models that are one chunk take the short way once their sizes were seen."""
+        """Like run, with the inputs in order.
+
+        Models that are one chunk take the short way once their sizes were seen.
+        """
         key = tuple([a.shape for a in arrays]) if self._can_be_direct else ()
         direct = self._direct.get(key)
         try:
@@ -179,9 +182,7 @@ class Stream:
                 self._kept.pop(next(iter(self._kept)))
         return self._kept[key]
 
-    def _chunk(
-        self, index: int, values: Mapping[str, Any], sizes: Sizes, stop: int, part: bool = False
-    ) -> Chunk:
+    def _chunk(self, index: int, values: Mapping[str, Any], sizes: Sizes, stop: int, part: bool = False) -> Chunk:
         live = {n: values[n] for n in self._live_in[index] if isinstance(values.get(n), np.ndarray)}
         live = {n: a for n, a in live.items() if a.dtype.kind not in "OUS"}
         parameters = tuple((n, a.tobytes()) for n, a in live.items() if n in self.binder.parameters)
@@ -248,7 +249,10 @@ class Stream:
             inputs = tuple(dict.fromkeys((*body.inputs, *body.captured)))
             types = {n: self.graph.types[n] for n in body.captured if n in self.graph.types}
             whole = Graph(body.name, inputs, body.outputs, body.nodes, {**types, **body.types}, body.constants)
-            self._bodies[id(body)] = (body, Stream(Program.of(whole, self.program.plan.target, self.program.plan.threads)))
+            self._bodies[id(body)] = (
+                body,
+                Stream(Program.of(whole, self.program.plan.target, self.program.plan.threads)),
+            )
         return self._bodies[id(body)][1]
 
 
@@ -281,7 +285,7 @@ def _contiguous(value: Any) -> Any:
 
 
 def _live_in(graph: Graph) -> list[tuple[str, ...]]:
-    """For every node index: the values made before it (inputs too) that it or a later node reads, or that leave the graph."""
+    """For every node: the values made before it (inputs too) that it or a later node reads, or that leave the graph."""
     needed: set[str] = set(graph.outputs)
     found: list[tuple[str, ...]] = []
     for node in reversed(graph.nodes):

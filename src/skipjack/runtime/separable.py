@@ -1,4 +1,4 @@
-"""Which nodes treat the items of a batch one by one: their outputs for a part of the batch are a part of their outputs."""
+"""Which nodes treat the items of a batch one by one: part of the batch in, the same part of the outputs out."""
 
 from __future__ import annotations
 

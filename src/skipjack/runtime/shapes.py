@@ -54,7 +54,9 @@ def output_shapes(
     types = [None if b is None else TensorType(b.dtype, b.shape) for b in inputs]
     values = [None if b is None else b.value for b in inputs]
     known = [None if v is None or v.dtype.kind not in "iub" else v.astype(object) for v in values]
-    inferred = lookup(node).infer(Infer(node, types, [k if k is not None else v for k, v in zip(known, values, strict=True)]))
+    inferred = lookup(node).infer(
+        Infer(node, types, [k if k is not None else v for k, v in zip(known, values, strict=True)])
+    )
     found: list[tuple[int, ...]] = []
     for name, old, new in zip(node.outputs, declared, inferred):
         if not name:

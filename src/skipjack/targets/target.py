@@ -1,4 +1,7 @@
-"""A target: what kernels may assume of a CPU. Vector length, registers and features are parameters of every generator."""
+"""A target: what kernels may assume of a CPU.
+
+Vector length, registers and features are parameters of every generator.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +44,18 @@ class Target:
         return ",".join("+" + f for f in sorted(self.features))
 
 
-_AVX2 = frozenset("sse sse2 sse3 ssse3 sse4.1 sse4.2 popcnt cx16 avx avx2 fma f16c bmi bmi2 lzcnt movbe".split())
-_AVX512 = _AVX2 | frozenset("avx512f avx512bw avx512dq avx512vl avx512cd".split())
-_VNNI = _AVX512 | frozenset(["avx512vnni"])
-_AMX = _VNNI | frozenset("amx-tile amx-int8 amx-bf16 avx512bf16".split())
-_EXTRA_512 = frozenset("avx512vbmi avx512vbmi2 avx512bitalg avx512vpopcntdq avx512bf16 gfni".split())
+_AVX2 = frozenset(
+    [
+        *("sse", "sse2", "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "cx16"),
+        *("avx", "avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe"),
+    ]
+)
+_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"}
+_VNNI = _AVX512 | {"avx512vnni"}
+_AMX = _VNNI | {"amx-tile", "amx-int8", "amx-bf16", "avx512bf16"}
+_EXTRA_512 = frozenset(
+    ["avx512vbmi", "avx512vbmi2", "avx512bitalg", "avx512vpopcntdq", "avx512bf16", "gfni"],
+)
 
 X86 = "x86_64-unknown-linux-gnu"
 AVX2 = Target("avx2", X86, "haswell", 32, 16, _AVX2)
