@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import os
 import wave
 from pathlib import Path
@@ -40,7 +41,7 @@ def cifar10() -> tuple[np.ndarray, np.ndarray]:
     """(normalised images, labels) of 2,000 test images."""
     with np.load(DATA / "cifar10" / "cifar10_test_jpeg_2000.npz") as data:
         blob, offsets, labels = data["jpeg"].tobytes(), data["offsets"], data["labels"]
-    files = (blob[a:b] for a, b in zip(offsets[:-1], offsets[1:]))
+    files = (blob[a:b] for a, b in itertools.pairwise(offsets))
     pixels = np.stack([np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in files])
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     scaled = (pixels / 255 - mean) / deviation

@@ -42,7 +42,7 @@ def test_recorded_outputs_come_out(golden: Path) -> None:
 
 
 def speech_probabilities(engine: Engine) -> np.ndarray:
-    """The voice probability of every 512 samples; each step sees the last 64 samples of the one before and its state."""
+    """The voice probability of every 512 samples; a step sees the last 64 samples of the one before and its state."""
     sound = speech()
     state, context, rate = np.zeros((2, 1, 128), np.float32), np.zeros(64, np.float32), np.array(16000, np.int64)
     found: list[float] = []
