@@ -205,7 +205,7 @@ class GraphImporter:
         schema = schema_of(proto.op_type, opset, domain)
         if schema is not None:
             check_node(_with_references(proto, scope), schema, origin)
-        elif domain == ONNX or find(domain, proto.op_type) is None:
+        elif find(domain, proto.op_type) is None or schema_of(proto.op_type, _NEWEST, domain) is not None:
             self._refuse(origin)
             return
         node = self._read_node(proto, scope, origin)
@@ -319,6 +319,9 @@ def _renamed(node: NodeProto, origin: Origin) -> NodeProto:
     out.CopyFrom(node)
     out.name = f"{origin.name}/{node.name or node.op_type}"
     return out
+
+
+_NEWEST = 1 << 30
 
 
 def _runs(node: Node) -> bool:

@@ -14,6 +14,7 @@ import skipjack.kernels.conv_winograd
 import skipjack.kernels.copy
 import skipjack.kernels.gather
 import skipjack.kernels.gemm
+import skipjack.kernels.gemm_bits
 import skipjack.kernels.integer_product
 import skipjack.kernels.layout
 import skipjack.kernels.local_response

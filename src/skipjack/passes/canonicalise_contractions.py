@@ -112,6 +112,15 @@ def _linear(edit: Edit, x: str, w: str, weight: np.ndarray, transposed: int, alp
     return node("Linear", (x, w), output, SKIPJACK)
 
 
+def _bits(edit: Edit, n: Node) -> None:
+    """MatMulNBits without its bias, and the bias as a sum."""
+    if not n.input(5):
+        return
+    product = edit.name(f"{n.outputs[0]}.product")
+    made = Node(n.op, n.inputs[:4], (product,), n.attrs, n.domain)
+    edit.replace(n, [made, node("Add", (product, n.input(5)), n.outputs[0])])
+
+
 def _gemm(edit: Edit, n: Node) -> None:
     alpha, beta = float_attr(n, "alpha", 1.0), float_attr(n, "beta", 1.0)
     trans = (int_attr(n, "transA", 0), int_attr(n, "transB", 0))
@@ -285,5 +294,6 @@ _RULES: dict[tuple[str, str], Callable[[Edit, Node], None]] = {
     (ONNX, "Conv"): _conv,
     (ONNX, "ConvTranspose"): _conv_transpose,
     (MS, "FusedMatMul"): _fused_matmul,
+    (MS, "MatMulNBits"): _bits,
     (MS, "FusedConv"): _conv,
 }
