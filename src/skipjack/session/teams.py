@@ -110,19 +110,22 @@ class TeamPool:
             with self.turn:
                 yield self.sole
             return
-        team = self._take()
+        held: list[Team] = []
         try:
-            yield team
+            yield self._take(held)
         finally:
-            self._give(team)
+            for team in held:
+                self._give(team)
 
-    def _take(self) -> Team:
+    def _take(self, held: list[Team]) -> Team:
+        """A team with cores of its own, noted in held before it counts as taken: an interrupt must not lose it."""
         with self._changed:
             while not (width := self._width()):
                 self._changed.wait()
             taken = self._free_cores[:width]
             idle = self._idle.get(width)
             team = idle.pop() if idle else Team(width)
+            held.append(team)
             if team.cores != taken:
                 team.place(taken)
             self._busy[team] = taken
