@@ -5,6 +5,7 @@
 
 import skipjack.kernels.attention
 import skipjack.kernels.blocked_copy
+import skipjack.kernels.cache
 import skipjack.kernels.conv_block
 import skipjack.kernels.conv_depthwise
 import skipjack.kernels.conv_direct

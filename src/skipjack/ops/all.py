@@ -4,6 +4,7 @@
 # pyright: reportUnusedImport=false
 
 import skipjack.ops.attention
+import skipjack.ops.cache
 import skipjack.ops.cast
 import skipjack.ops.control
 import skipjack.ops.conv

@@ -15,7 +15,7 @@ from skipjack.passes.rewrite import Edit, node
 
 @dataclass(frozen=True)
 class DecomposeSelections:
-    """NonZero counts first, and then fills indices of that many elements; Compress gathers at the indices of NonZero."""
+    """NonZero counts first, then fills indices of that many elements; Compress gathers at the indices of NonZero."""
 
     name: str = "decompose_selections"
 
@@ -58,7 +58,8 @@ def _compress(edit: Edit, n: Node) -> None:
     axes = edit.constant(np.array([0], np.int64), f"{n.outputs[0]}.axes")
     found, index = edit.name(f"{n.outputs[0]}.found"), edit.name(f"{n.outputs[0]}.index")
     made += _indices(edit, condition, found)
-    made += [node("Squeeze", (found, axes), index), node("Gather", (x, index), n.outputs[0], axis=int_attr(n, "axis", 0))]
+    made.append(node("Squeeze", (found, axes), index))
+    made.append(node("Gather", (x, index), n.outputs[0], axis=int_attr(n, "axis", 0)))
     edit.replace(n, made)
 
 

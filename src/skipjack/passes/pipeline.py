@@ -14,6 +14,7 @@ from skipjack.passes.canonicalise_contractions import CanonicaliseContractions
 from skipjack.passes.decompose_norms import DecomposeNorms
 from skipjack.passes.decompose_selections import DecomposeSelections
 from skipjack.passes.eliminate_dead_code import EliminateDeadCode
+from skipjack.passes.expand_attention import ExpandAttention
 from skipjack.passes.fold_batch_norms import FoldBatchNorms
 from skipjack.passes.fold_constants import FoldConstants
 from skipjack.passes.fold_pads import FoldPads
@@ -55,6 +56,7 @@ PASSES: tuple[Pass, ...] = (
     DecomposeNorms(),
     DecomposeSelections(),
     CanonicaliseAttention(),
+    ExpandAttention(),
     InlineConstantBranches(),
     FoldConstants(),
     # Folding may have made conditions constant, and inlining makes more constants.
