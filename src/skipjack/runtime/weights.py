@@ -74,13 +74,21 @@ class Weights:
 def forget_pages(array: np.ndarray) -> None:
     """Let the system drop the pages of a mapped file that array covers; they come back when they are read again."""
     owner = _owner(array)
-    if not isinstance(owner, mmap.mmap) or array.nbytes < mmap.PAGESIZE or not hasattr(mmap, "MADV_DONTNEED"):
+    if not isinstance(owner, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED") or not _maps_a_file(owner):
         return
     base = np.frombuffer(owner, np.uint8).ctypes.data
     start = -(-(array.ctypes.data - base) // mmap.PAGESIZE) * mmap.PAGESIZE
     length = (array.ctypes.data - base + array.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
     if length > 0 and array.flags.c_contiguous:
         owner.madvise(mmap.MADV_DONTNEED, start, length)
+
+
+def _maps_a_file(memory: mmap.mmap) -> bool:
+    """Whether the memory mirrors a file: anonymous memory would be lost with its pages."""
+    try:
+        return memory.size() > 0
+    except OSError:
+        return False
 
 
 def _owner(array: np.ndarray) -> Any:
