@@ -25,7 +25,7 @@ _REGISTER = _MEMORY | {DType.F16: F32, DType.BF16: F32, DType.BOOL: I1}
 _FLOAT_FUNCTIONS: dict[str, Callable[[Kernel, V], V]] = {
     "exp": vm.exp, "log": vm.log, "tanh": vm.tanh, "erf": vm.erf, "sin": vm.sin, "cos": vm.cos, "tan": vm.tan,
     "asin": vm.asin, "acos": vm.acos, "atan": vm.atan, "sinh": vm.sinh, "cosh": vm.cosh, "asinh": vm.asinh,
-    "acosh": vm.acosh, "atanh": vm.atanh, "log1p": vm.log1p,
+    "acosh": vm.acosh, "atanh": vm.atanh, "log1p": vm.log1p, "sigmoid": vm.sigmoid,
 }  # fmt: skip
 _ROUNDING = {"floor": "floor", "ceil": "ceil", "round": "rint", "trunc": "trunc"}
 _INT_SIMPLE = {"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor"}

@@ -1,7 +1,7 @@
 """Elementary functions on values of a kernel: f32 and f64, any number of lanes, no calls.
 
 NaN propagates, limits are exact (exp(-inf) = 0, log(0) = -inf, tanh and erf end at 1) and results may be denormal.
-exp, log, tanh and erf have f32 forms of a few units in the last place; every other function computes f32 in f64.
+exp, log, tanh, sigmoid and erf have f32 forms of a few units in the last place; every other function computes f32 in f64.
 """
 
 from __future__ import annotations
@@ -157,9 +157,23 @@ def _log1p(k: Kernel, x: V) -> V:
     return log(k, u) + k.select(d.eq(x), k.constant(x.ty, 0.0), (x - d) / u)
 
 
+# Fit of 2 exp(-r) within half of ln 2, relative error 2e-9.
+_TWICE_EXP = (2.0, -2.0, 0.9999998411, -0.3333283936, 0.08333645738, -0.01674971414, 0.002767358729)
+
+
 def sigmoid(k: Kernel, x: V) -> V:
-    """1 / (1 + exp(-x))."""
-    return 1.0 / (exp(k, -x) + 1.0)
+    """1 / (1 + exp(-x)); zero from where exp(-x) is infinite."""
+    if x.ty.elt == "f64":
+        return 1.0 / (exp(k, -x) + 1.0)
+    end = 88.72283
+    c = clamp(k, x, -end, 80.0)
+    shifted = k.fma(c, -1 / math.log(2), k.constant(x.ty, _ROUNDER["f32"]))
+    n, (high, low) = shifted - _ROUNDER["f32"], _LN2["f32"]
+    r = k.fma(n, low, k.fma(n, high, c))
+    twice = polynomial(k, r, _TWICE_EXP)
+    # n sits in the lowest bits of `shifted`; half of 2^n is finite even for the largest n.
+    half = ((shifted.bitcast(_ints(x)) + (_BIAS["f32"] - 1)) << _MANTISSA["f32"]).bitcast(x.ty)
+    return k.select(x < -end, k.constant(x.ty, 0.0), 1.0 / k.fma(twice, half, k.constant(x.ty, 1.0)))
 
 
 # Rational fit of erf(x) / x in x^2 over [0, 3.93], relative error 2e-8.

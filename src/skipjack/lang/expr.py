@@ -130,7 +130,7 @@ def maximum(a: Expr, b: Expr | Number) -> Expr:
 
 def sigmoid(x: Expr) -> Expr:
     """1 / (1 + exp(-x))."""
-    return 1.0 / (1.0 + unary("exp", -x))
+    return unary("sigmoid", x)
 
 
 _NODES_PER_UNIT = 128
@@ -199,6 +199,7 @@ UNARY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "acosh": np.arccosh,
     "atanh": np.arctanh,
     "log1p": np.log1p,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "floor": np.floor,
     "ceil": np.ceil,
     "round": np.rint,
