@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-import math
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass

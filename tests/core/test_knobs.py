@@ -22,7 +22,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], list[str], str]] = {
     "SKIPJACK_SPIN_US": (200, {"0": 0, "1000": 1000}, ["-1", "1ms", "99999999999999999999"], "microseconds"),
     "SKIPJACK_PLATFORM": ("auto", {"portable": "portable"}, ["windows", "Linux"], "auto, linux or portable"),
     "SKIPJACK_MAX_MEMORY": (0, {"1.5G": 3 << 29, "8gib": 8 << 30}, ["lots", "-1g", "inf"], "8g"),
-    "SKIPJACK_MAX_ROUNDS": (100_000, {"7": 7}, ["0", "-1", "many"], "at least 1"),
+    "SKIPJACK_MAX_ROUNDS": (50_000, {"7": 7}, ["0", "-1", "many"], "at least 1"),
     "SKIPJACK_COMPILE_JOBS": (0, {"2": 2}, ["-2", "two"], "0 for one per core"),
     "SKIPJACK_COMPILE_TIMEOUT": (300, {"1": 1}, ["0", "-1", "soon"], "seconds"),
 }

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
+from skipjack import SkipjackError
 from skipjack.frontend.onnx_file import import_model
 from skipjack.ops.execute import run_graph
 from tests.sweeps.comparing import assert_close, assert_same, build, check, engine, numbers, sweep
@@ -163,3 +164,15 @@ def test_a_value_may_leave_twice_and_inputs_may_leave() -> None:
     ]
     constants = {"flat": np.array([-1]), "k": numbers(2, [5])}
     check(build(nodes, feeds, ["a", "b", "c", "d", "e"], constants), feeds)
+
+
+@pytest.mark.parametrize("op", ["Add", "MatMul", "Concat"])
+def test_sizes_that_do_not_fit_together_are_refused(op: str) -> None:
+    feeds = {"x": np.zeros((3, 3), np.float32), "z": np.zeros((3, 3), np.float32)}
+    attributes = {"axis": 1} if op == "Concat" else {}
+    node = helper.make_node(op, ["x", "z"], ["y"], **attributes)
+    compiled = engine(build([node], feeds, ["y"], symbols={"x": ["a", "b"], "z": ["c", "d"]}))
+    compiled.run(list(feeds.values()))
+    with pytest.raises(SkipjackError):
+        compiled.run([feeds["x"], np.zeros((2, 3), np.float32)])
+    compiled.run(list(feeds.values()))

@@ -136,7 +136,7 @@ MAX_MEMORY = Knob(
 )
 MAX_ROUNDS = Knob(
     "SKIPJACK_MAX_ROUNDS",
-    100_000,
+    50_000,
     _positive,
     "an integer, at least 1",
     "Rounds of one Loop after which it counts as endless.",

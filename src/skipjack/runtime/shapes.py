@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import numpy as np
 from skipjack.core.dims import Sym, evaluate, symbols
 from skipjack.core.errors import ModelError
 from skipjack.ir.graph import Graph, Node
-from skipjack.ir.types import TensorType
+from skipjack.ir.types import TensorType, ValueType
 from skipjack.kernels.launch import Bound
 from skipjack.ops.registry import Infer, lookup
 
@@ -46,11 +47,34 @@ class Sizes:
 def output_shapes(
     graph: Graph, node: Node, inputs: Sequence[Bound | None], sizes: Sizes
 ) -> list[tuple[int, ...]] | None:
-    """The shapes of all outputs in numbers, None when they depend on data that is not known."""
+    """The shapes of all outputs in numbers, None when they depend on data that is not known.
+
+    ModelError when the sizes of this run do not fit the operator, such as sizes that do not broadcast.
+    """
     declared = [graph.types.get(name) for name in node.outputs]
     shapes = [sizes.shape(t) if isinstance(t, TensorType) else () for t in declared]
-    if all(s is not None for s in shapes):
-        return [s for s in shapes if s is not None]
+    known = [s for s in shapes if s is not None]
+    if len(known) < len(shapes):
+        return _inferred_shapes(node, declared, inputs, sizes)
+    if may_disagree(graph, node):
+        _inferred_shapes(node, declared, inputs, sizes)
+    return known
+
+
+def may_disagree(graph: Graph, node: Node) -> bool:
+    """Whether free sizes of several inputs meet, so that only a run can show that they fit together."""
+    types = [graph.types.get(name) for name in node.inputs]
+    shapes = [t.shape for t in types if isinstance(t, TensorType) and t.shape]
+    if len(shapes) < 2 or not any(isinstance(d, Sym) for s in shapes for d in s):
+        return False
+    facing = itertools.zip_longest(*(reversed(s) for s in shapes), fillvalue=1)
+    return any(len({*dims} - {1}) > 1 for dims in facing)
+
+
+def _inferred_shapes(
+    node: Node, declared: Sequence[ValueType | None], inputs: Sequence[Bound | None], sizes: Sizes
+) -> list[tuple[int, ...]] | None:
+    """The shapes as the type rule of the operator gives them for the sizes of the inputs."""
     types = [None if b is None else TensorType(b.dtype, b.shape) for b in inputs]
     values = [None if b is None else b.value for b in inputs]
     known = [None if v is None or v.dtype.kind not in "iub" else v.astype(object) for v in values]
