@@ -178,6 +178,24 @@ def test_free_sizes_get_usual_values() -> None:
     assert all(np.array_equal(np.maximum(a, 0), b) for a, b in zip(arrays.values(), made.run(list(arrays.values()))))
 
 
+def test_random_inputs_of_decoders_and_recordings_fit_together() -> None:
+    inputs = "int64[n,s] position_ids, float[n,4,past_len,8] past, int64[n,past_len___s] attention_mask"
+    nodes = "a = Identity(position_ids) b = Identity(past) c = Identity(attention_mask)"
+    made = skipjack.compile_model(
+        model(f"({inputs}) => (int64[n,s] a, float[n,4,past_len,8] b, int64[n,past_len___s] c) {{ {nodes} }}")
+    )
+    positions, past, mask = made.generate_random_inputs(0)
+    np.testing.assert_array_equal(positions, np.arange(128)[None])
+    assert (past.shape, mask.shape) == ((1, 4, 0, 8), (1, 128))
+    voice = model(
+        "(float[n,m] sound, float[2,k,4] state, int64 sr) => (float[n,m] a, float[2,k,4] b, int64 c)"
+        " { a = Identity(sound) b = Identity(state) c = Identity(sr) }"
+    )
+    made = skipjack.compile_model(voice, batch_size=1)
+    sound, state, rate = made.generate_random_inputs(0)
+    assert (sound.shape, state.shape, int(rate)) == ((1, 512), (2, 1, 4), 16000)
+
+
 def test_random_inputs_of_every_type() -> None:
     types = ["float", "double", "float16", "bool", "uint8", "int8", "int32", "int64", "uint16"]
     inputs = ", ".join(f"{t}[2,3] a{i}" for i, t in enumerate(types))

@@ -187,7 +187,7 @@ def specialize(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     batch_size: int | None = None,
 ) -> Graph:
-    """The graph for given sizes: symbols by name, whole shapes of inputs, or the first dimension of every input.
+    """The graph for given sizes: symbols by name, whole shapes of inputs, or the first dimension of inputs.
 
     A shape may replace a fixed size too; nodes that cannot follow raise ModelError. ConfigError names what is refused.
     """
@@ -224,9 +224,11 @@ def _shapes_asked_for(
     graph: Graph, input_shapes: Mapping[str, Sequence[int]], batch_size: int | None
 ) -> dict[str, tuple[Dim, ...]]:
     asked: dict[str, tuple[Dim, ...]] = {}
-    for name in graph.inputs:
-        shape = _input_shape(graph, name)
-        if batch_size is not None and shape:
+    shapes = {name: shape for name in graph.inputs if (shape := _input_shape(graph, name))}
+    free = any(isinstance(shape[0], Sym) for shape in shapes.values())
+    for name, shape in shapes.items():
+        # Where some inputs leave their first size free, it is the batch, and what others fix is not.
+        if batch_size is not None and (isinstance(shape[0], Sym) or not free):
             asked[name] = (batch_size, *shape[1:])
     for name, shape in input_shapes.items():
         if name not in graph.inputs:

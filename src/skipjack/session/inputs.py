@@ -17,6 +17,8 @@ from skipjack.ir.types import TensorType
 _KEEPS_IDS = frozenset({"Cast", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Flatten", "Expand", "Slice", "Concat"})
 _DEFAULT_SEQUENCE, _DEFAULT_IMAGE = 128, 224
 _REMEMBERED = 256
+_DEFAULT_SAMPLES = 512
+_SAMPLE_RATES, _SAMPLE_RATE = frozenset({"sr", "sample_rate", "sampling_rate"}), 16000
 
 
 @dataclass(frozen=True)
@@ -176,13 +178,13 @@ def _parse_shape(name: str, shape: Any) -> list[int]:
 def random_inputs(specs: Sequence[InputSpec], seed: int | None = None) -> list[np.ndarray]:
     """Arrays the model accepts: its element types, token ids inside the vocabulary, masks of 0 and 1."""
     rng = np.random.default_rng(seed)
-    sizes: dict[str, int] = {}
+    sizes = _samples(specs)
     return [_random_one(spec, rng, sizes) for spec in specs]
 
 
 def usual_shapes(specs: Sequence[InputSpec]) -> dict[str, tuple[DType, tuple[int, ...]]]:
     """Element type and shape per input; free sizes get usual values. InputError for an input without a known rank."""
-    sizes: dict[str, int] = {}
+    sizes = _samples(specs)
     found: dict[str, tuple[DType, tuple[int, ...]]] = {}
     for spec in specs:
         if spec.type is None or spec.type.shape is None:
@@ -205,6 +207,11 @@ def _random_one(spec: InputSpec, rng: np.random.Generator, sizes: dict[str, int]
         return rng.integers(0, 2, shape).astype(np.bool_)
     if not t.dtype.is_int:
         return rng.standard_normal(shape).astype(t.dtype.np)
+    if "position" in spec.name.lower() and shape:
+        steps = np.arange(shape[-1]) % max(spec.index_bound or shape[-1], 1)
+        return np.ascontiguousarray(np.broadcast_to(steps, shape), t.dtype.np)
+    if spec.name in _SAMPLE_RATES:
+        return np.full(shape, _SAMPLE_RATE, t.dtype.np)
     if spec.index_bound is not None:
         return rng.integers(0, max(spec.index_bound, 1), shape).astype(t.dtype.np)
     if t.dtype not in (DType.U8, DType.I8):
@@ -226,8 +233,24 @@ def _usual_shape(shape: Sequence[Dim], sizes: dict[str, int]) -> tuple[int, ...]
 
 def _size(d: Dim, usual: int, sizes: dict[str, int]) -> int:
     for name in symbols(d):
-        sizes.setdefault(name, usual)
+        sizes.setdefault(name, _usual_by_name(name, usual))
     return evaluate(d, sizes)
+
+
+def _samples(specs: Sequence[InputSpec]) -> dict[str, int]:
+    """The free lengths of recordings [batch, samples]; there are some where an input is a sample rate."""
+    if not any(s.name in _SAMPLE_RATES for s in specs):
+        return {}
+    shapes = [s.type.shape for s in specs if s.type is not None and s.type.dtype.is_float and s.type.rank == 2]
+    return {name: _DEFAULT_SAMPLES for shape in shapes if shape is not None for name in symbols(shape[1])}
+
+
+def _usual_by_name(name: str, usual: int) -> int:
+    """The usual size, but no past: exporters name its length past_*, and the length with it past_*___*."""
+    past, _, new = name.partition("___")
+    if "past" not in past:
+        return usual
+    return (int(new) if new.isdigit() else usual) if new else 0
 
 
 def _usual_size(shape: Sequence[Dim], axis: int) -> int:
