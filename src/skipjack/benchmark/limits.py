@@ -203,11 +203,10 @@ def _read_kernel(target: Target) -> Program:
     k = Kernel("probe", [("memory", PTR), ("nbytes", I64), ("passes", I64)], target.vector_bytes * 8)
     ty, step = I32.vec(target.vl), target.vector_bytes
     sums = [k.var(k.zero(ty)) for _ in range(_READS)]
-    with k.loop(k.arg.passes):
-        with k.loop(k.arg.nbytes, step=_READS * step) as at:
-            here = k.arg.memory.at(at)
-            for i, s in enumerate(sums):
-                s.set(s.get() + here.at(i * step).load(ty, step))
+    with k.loop(k.arg.passes), k.loop(k.arg.nbytes, step=_READS * step) as at:
+        here = k.arg.memory.at(at)
+        for i, s in enumerate(sums):
+            s.set(s.get() + here.at(i * step).load(ty, step))
     total = sums[0].get()
     for s in sums[1:]:
         total = total + s.get()

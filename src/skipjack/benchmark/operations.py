@@ -50,9 +50,36 @@ WEIGHTED: dict[tuple[str, str], Weighted] = {
 }
 
 _MOVES = frozenset(
-    "Cast Concat Constant ConstantOfShape DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity Pad"
-    " Pack Repack Reshape ScatterElements ScatterND Shape Size SizeVector Slice SpaceToDepth Split Squeeze Tile Transpose"
-    " Unsqueeze".split()
+    [
+        "Cast",
+        "Concat",
+        "Constant",
+        "ConstantOfShape",
+        "DepthToSpace",
+        "Dropout",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Identity",
+        "Pad",
+        "Pack",
+        "Repack",
+        "Reshape",
+        "ScatterElements",
+        "ScatterND",
+        "Shape",
+        "Size",
+        "SizeVector",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    ]
 )
 _POOLS = frozenset(["MaxPool", "AveragePool", "LpPool"])
 _READS_ALL = frozenset(["GlobalAveragePool", "GlobalMaxPool"])

@@ -78,7 +78,8 @@ def weight_of(node: Node, scope: Scope) -> Weight | None:
         return None
     if entry.form == "bits":
         return _packed_bits(node, scope)
-    stored = _stored(node.input(entry.weight), node.input(entry.zero_point or -1), scope)
+    zero_point = "" if entry.zero_point is None else node.input(entry.zero_point)
+    stored = _stored(node.input(entry.weight), zero_point, scope)
     if stored is None or stored.zeros.ndim < (1 if entry.form == "table" else 2):
         return None
     zeros = _arranged(entry.form, node, stored.zeros)
