@@ -189,5 +189,5 @@ def test_a_loop_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     }"""
     graph, x = _graph(text), np.ones(2, np.float32)
     np.testing.assert_array_equal(_run(graph, n=np.array(10), x=x)[0], [11, 11])
-    with pytest.raises(ResourceError, match="within 10 rounds.*SKIPJACK_MAX_ROUNDS"):
+    with pytest.raises(ResourceError, match=r"within 10 rounds.*SKIPJACK_MAX_ROUNDS"):
         _run(graph, n=np.array(2**40), x=x)
