@@ -1,7 +1,7 @@
 """Elementary functions on values of a kernel: f32 and f64, any number of lanes, no calls.
 
 NaN propagates, limits are exact (exp(-inf) = 0, log(0) = -inf, tanh and erf end at 1) and results may be denormal.
-exp, log, tanh, sigmoid and erf have f32 forms of a few units in the last place; every other function computes f32 in f64.
+exp, log, tanh, sigmoid and erf have f32 forms of a few units in the last place; other functions compute f32 in f64.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from skipjack.passes.recognise_normalization import RecogniseNormalization
 from skipjack.passes.recognise_rotary import RecogniseRotary
 from skipjack.passes.remove_no_ops import RemoveNoOps
 from skipjack.passes.replace_size_arithmetic import ReplaceSizeArithmetic
+from skipjack.passes.shuffle_upsampling import ShuffleUpsampling
 from skipjack.passes.unwrap_linear import UnwrapLinear
 from skipjack.passes.widen_half import WidenHalf
 
@@ -80,6 +81,7 @@ PASSES: tuple[Pass, ...] = (
     FoldPads(),
     FoldBatchNorms(),
     FoldScales(),
+    ShuffleUpsampling(),
     # A bias is part of the layer by now, so nothing stands between the layer and its reshapes.
     UnwrapLinear(),
     # Every pattern above names operators; from here on elementwise ones are anonymous expressions.
