@@ -51,34 +51,9 @@ WEIGHTED: dict[tuple[str, str], Weighted] = {
 
 _MOVES = frozenset(
     [
-        "Cast",
-        "Concat",
-        "Constant",
-        "ConstantOfShape",
-        "DepthToSpace",
-        "Dropout",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Identity",
-        "Pad",
-        "Pack",
-        "Repack",
-        "Reshape",
-        "ScatterElements",
-        "ScatterND",
-        "Shape",
-        "Size",
-        "SizeVector",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "Squeeze",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
+        *("Cast", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather"),
+        *("GatherElements", "GatherND", "Identity", "Pad", "Pack", "Repack", "Reshape", "ScatterElements", "ScatterND"),
+        *("Shape", "Size", "SizeVector", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
     ]
 )
 _POOLS = frozenset(["MaxPool", "AveragePool", "LpPool"])
@@ -124,11 +99,11 @@ def _multiply_adds_per_element(node: Node, entry: Weighted, shape_of: ShapeOf) -
     if entry.form == "gemm":
         return data[0] if node.attrs.get("transA") else data[-1]
     transposed = node.attrs.get("trans_a") or node.attrs.get("transA")
-    return data[-2] if transposed and len(data) > 1 else data[-1]
+    return data[::-1][1] if transposed and len(data) > 1 else data[-1]
 
 
 def _elements_counted(node: Node, entry: Weighted, shape_of: ShapeOf, out: tuple[int, ...]) -> int:
-    """How often the multiply-adds happen: per output; per input of a transposed convolution; per step of a recurrence."""
+    """How often they happen: per output, per input of a transposed convolution, per step of a recurrence."""
     data = shape_of(node.input(entry.data)) or ()
     if entry.form == "conv_transpose":
         return prod(data)

@@ -38,7 +38,7 @@ class Pattern:
 
     @property
     def scattered(self) -> float:
-        """The share of the zeros outside of 1x4 blocks, 4x1 blocks and empty rows or columns: what only unstructured kernels skip."""
+        """The share of the zeros outside of 1x4 and of 4x1 blocks: what only unstructured kernels skip."""
         return 1.0 - max(self.blocks.get("1x4", 0.0), self.blocks.get("4x1", 0.0)) if self.zeros else 0.0
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ def _fits(zeros: np.ndarray, rows: int, columns: int) -> bool:
 
 
 def _kind(zeros: np.ndarray, blocks: dict[str, float]) -> str:
-    """The largest block that holds nearly all zeros and far more than chance would put there; else N:M; else unstructured."""
+    """The largest block that holds nearly all zeros, far more than chance would put there; else N:M; else unstructured."""
     sparsity = float(zeros.mean())
     for rows, columns in sorted(BLOCKS, key=lambda b: -b[0] * b[1]):
         share = blocks.get(f"{rows}x{columns}", 0.0)
@@ -80,8 +80,8 @@ def _in_blocks(zeros: np.ndarray, rows: int, columns: int) -> float:
     padded = np.pad(zeros, ((0, -outputs % rows), (0, 0), (0, -inputs % columns)), constant_values=True)
     parts = padded.reshape(padded.shape[0] // rows, rows, positions, padded.shape[2] // columns, columns)
     empty = parts.all(axis=(1, 4))
-    heights = np.minimum(rows, outputs - rows * np.arange(empty.shape[0]))
-    widths = np.minimum(columns, inputs - columns * np.arange(empty.shape[2]))
+    heights = np.minimum(rows, outputs - np.arange(0, outputs, rows))
+    widths = np.minimum(columns, inputs - np.arange(0, inputs, columns))
     covered = float(np.einsum("opi,o,i->", empty.astype(np.float64), heights, widths))
     return covered / float(zeros.sum())
 

@@ -29,9 +29,10 @@ from skipjack.session.teams import resolve_cores
 class NodeProfile:
     """One node. operations counts zeros like any number, executed leaves out those its encoding skips.
 
-    gops is the achieved rate (executed operations), dense_gops the rate of a dense kernel that would take this time; both in
-    billions per second. nbytes is its inputs, weights and outputs, once each. roofline is the least time the measured
-    peaks allow as a share of the time taken, bound what sets that least time; None without operations or bytes.
+    gops is the achieved rate (executed operations), dense_gops the rate of a dense kernel that would take this time;
+    both in billions per second. nbytes is its inputs, weights and outputs, once each. roofline is the least time the
+    measured peaks allow as a share of the time taken, bound what sets it. It exceeds 1 where a kernel needs fewer
+    operations than the definition (minimal filtering of convolutions), and is None without operations or bytes.
     """
 
     name: str
@@ -166,8 +167,8 @@ def profile_lines(found: Profile, most: int | None = 20) -> list[str]:
     """The hottest nodes as a table, the peaks, and one sentence; most None shows every node that takes time."""
     hot = sorted((n for n in found.nodes if n.time_us > 0), key=lambda n: -n.time_us)[:most]
     width = max([len("node"), *(min(len(n.name), 48) for n in hot)])
-    head = f"{'node':{width}s}  {'us':>9s} {'share':>6s} {'zeros':>6s} {'GOP/s':>7s} {'dense':>7s} {'GB/s':>6s} {'roofline':>12s}"
-    lines = [head + "  kernel"]
+    head = f"{'node':{width}s}  {'us':>9s} {'share':>6s} {'zeros':>6s} {'GOP/s':>7s} {'dense':>7s} {'GB/s':>6s}"
+    lines = [f"{head} {'roofline':>12s}  kernel"]
     for n in hot:
         zeros = "" if n.sparsity is None else f"{n.sparsity:.1%}"
         roofline = "" if n.roofline is None else f"{n.bound} {min(n.roofline, 9.99):.0%}"

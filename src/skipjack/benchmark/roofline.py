@@ -1,8 +1,8 @@
 """How long work must take at least, and how long a layer would take with its weight stored in another way.
 
-A layer takes the longer of two times. Arithmetic: its operations at the measured peak times `efficiency`, the part of the
-peak that kernels of this encoding reach. Memory: its weight from where the whole model fits, its activations from where
-they fit. The efficiencies were measured on products of 768 x 768 weights with 128 columns on one AVX-512 core.
+A layer takes the longer of two times. Arithmetic: its operations at the measured peak times `efficiency`, the part of
+the peak that kernels of this encoding reach. Memory: its weight from where the whole model fits, its activations from
+where they fit. The efficiencies were measured on products of 768 x 768 weights with 128 columns on one AVX-512 core.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ENCODINGS: tuple[Encoding, ...] = (DENSE_F32, SPARSE_F32, DENSE_INT8, SPARSE_INT
 
 @dataclass(frozen=True)
 class Load:
-    """What a layer does at one size; model_bytes is all that one run of the model reads of weights, stored as they are."""
+    """What a layer does at one size; model_bytes is what one run of the model reads of weights, stored as they are."""
 
     operations: int
     elements: int
@@ -83,7 +83,7 @@ def predictions(load: Load, sparsity: float, in_blocks: float, limits: Limits) -
 
 
 def break_even(encoding: Encoding, dense: Encoding, limits: Limits) -> float:
-    """The share of zeros from which a layer bound by arithmetic is faster in this encoding than dense; 1.0 for never."""
+    """The share of zeros from which a layer bound by arithmetic is faster so than dense; 1.0 for never."""
     load = Load(1_000_000_000, 0, 0, 0, 0)
     target = predicted_us(load, dense, 0.0, limits)
     shares = np.linspace(0.0, 0.999, 1000)
