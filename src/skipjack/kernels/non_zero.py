@@ -27,7 +27,7 @@ def _lower(work: Work) -> list[Launch]:
 
 @generator("non_zero")
 def kernel(target: Target, name: str, rank: int) -> Program:
-    """The kernel of NonZero: one unit, because an index lies behind all earlier ones. No more than `room` are stored."""
+    """The kernel of NonZero: one unit, because an index lies behind all earlier ones. At most `room` are stored."""
     axes = [(f"{what}{a}", I64) for a in range(rank) for what in ("step", "size")]
     k = Kernel(name, [("x", PTR), ("out", PTR), ("count", I64), ("room", I64), *axes])
     a = k.arg
@@ -40,9 +40,8 @@ def kernel(target: Target, name: str, rank: int) -> Program:
             a.out.at(at + a.room * axis, 8).store(index)
         found.set(at + 1)
 
-    with k.units(), k.loop(a.count) as i:
-        with k.when(a.x.at(i).load(I8).ne(0) & (found.get() < a.room)):
-            put(i)
+    with k.units(), k.loop(a.count) as i, k.when(a.x.at(i).load(I8).ne(0) & (found.get() < a.room)):
+        put(i)
     return k.finish()
 
 

@@ -17,7 +17,7 @@ from skipjack.passes.rewrite import Edit, node
 
 @dataclass(frozen=True)
 class CanonicaliseAttention:
-    """A node whose scores are read, or that has windows, lengths or a cache of its own kind, stays for ExpandAttention."""
+    """A node whose scores are read, or that has windows, lengths or a cache of its own kind, is for ExpandAttention."""
 
     name: str = "canonicalise_attention"
 
@@ -30,7 +30,8 @@ class CanonicaliseAttention:
         return edit.finish()
 
 
-def _is_read(edit: Edit, n: Node, index: int) -> bool:
+def is_read(edit: Edit, n: Node, index: int) -> bool:
+    """Whether the node has this output and something reads it."""
     name = n.outputs[index] if index < len(n.outputs) else ""
     return bool(name) and (name in edit.consumers or name in edit.graph.outputs)
 
@@ -55,7 +56,7 @@ def attention_attrs(q_heads: int, kv_heads: int, scale: float, layout: str, caus
 
 
 def _onnx(edit: Edit, n: Node) -> None:
-    if n.input(6) or _is_read(edit, n, 3) or int_attr(n, "left_window_size", -1) >= 0:
+    if n.input(6) or is_read(edit, n, 3) or int_attr(n, "left_window_size", -1) >= 0:
         return
     if int_attr(n, "right_window_size", -1) >= 0 or n.attrs.get("softmax_precision", 1) not in (0, 1):
         return
@@ -71,7 +72,7 @@ def _onnx(edit: Edit, n: Node) -> None:
         heads, features = (q[1], k[1]), q[3]
     if not isinstance(features, int) or not all(isinstance(h, int) for h in heads):
         return
-    if n.input(4) or _is_read(edit, n, 1) or _is_read(edit, n, 2):
+    if n.input(4) or is_read(edit, n, 1) or is_read(edit, n, 2):
         if rank == 3 or not n.input(4):
             return
     scale = float_attr(n, "scale", 1 / math.sqrt(features))
@@ -92,7 +93,7 @@ def _extended(edit: Edit, n: Node, made: list[Node]) -> tuple[str, str]:
     """The names of keys and values with the past before them; made receives the nodes."""
     names: list[str] = []
     for index, what in ((1, "keys"), (2, "values")):
-        own = n.outputs[index] if _is_read(edit, n, index) else edit.name(f"{n.outputs[0]}.{what}")
+        own = n.outputs[index] if is_read(edit, n, index) else edit.name(f"{n.outputs[0]}.{what}")
         made.append(node("Concat", (n.input(3 + index), n.input(index)), own, axis=2))
         names.append(own)
     return names[0], names[1]
@@ -112,7 +113,7 @@ def _packed(edit: Edit, n: Node) -> None:
     unsupported = [n.input(6), n.attrs.get("do_rotary"), n.attrs.get("past_present_share_buffer")]
     if x is None or weight is None or any(unsupported) or (n.input(2) and bias is None):
         return
-    cached = bool(n.input(4)) or _is_read(edit, n, 1)
+    cached = bool(n.input(4)) or is_read(edit, n, 1)
     if cached and n.input(3) and edit.rank(n.input(3)) == 1:
         return
     sizes = ints_attr(n, "qkv_hidden_sizes", [weight.shape[1] // 3] * 3)
@@ -151,7 +152,7 @@ def _with_packed_past(edit: Edit, n: Node, made: list[Node], operands: Sequence[
             made += [node("Gather", (n.input(4), which), past, axis=0), node("Concat", (past, name), whole, axis=2)]
             name = whole
         found.append(name)
-    if _is_read(edit, n, 1):
+    if is_read(edit, n, 1):
         axes = edit.constant(np.array([0], np.int64), f"{n.outputs[1]}.axes")
         parts = [edit.name(f"{n.outputs[1]}.{what}") for what in ("keys", "values")]
         made += [node("Unsqueeze", (name, axes), part) for name, part in zip(found, parts, strict=True)]
@@ -176,16 +177,16 @@ def _biased(edit: Edit, x: str, bias: np.ndarray, near: str) -> list[Node]:
 
 
 def _multi_head(edit: Edit, n: Node) -> None:
-    """com.microsoft MultiHeadAttention with separate queries, keys and values; keys and values may have heads already."""
+    """com.microsoft MultiHeadAttention of separate queries, keys and values; the latter two may have heads already."""
     q = _shape(edit, n.input(0), 3)
     k, v = (_shape(edit, i, edit.rank(i) or 0) if i else None for i in n.inputs[1:3])
     bias = edit.array(n.input(3))
     if q is None or k is None or v is None or any(n.inputs[8:]) or (n.input(3) and bias is None):
         return
     split = len(k) == 4
-    if len(k) != len(v) or len(k) not in (3, 4) or _is_read(edit, n, 3) or (split and bias is not None):
+    if len(k) != len(v) or len(k) not in (3, 4) or is_read(edit, n, 3) or (split and bias is not None):
         return
-    cached = bool(n.input(6)) or _is_read(edit, n, 1) or _is_read(edit, n, 2)
+    cached = bool(n.input(6)) or is_read(edit, n, 1) or is_read(edit, n, 2)
     heads, features = int_attr(n, "num_heads", 1), q[2]
     mask = _padding_mask(edit, n, n.input(4), n.input(1), n.outputs[0])
     if mask is None or not isinstance(features, int) or not (split or isinstance(k[2], int)):
@@ -201,7 +202,7 @@ def _multi_head(edit: Edit, n: Node) -> None:
             operands[i] = made[-1].outputs[0]
     for i in (1, 2) if cached else ():
         operands[i] = operands[i] if split else _split_heads(edit, made, operands[i], heads)
-        present = n.outputs[i] if _is_read(edit, n, i) else edit.name(f"{operands[i]}.whole")
+        present = n.outputs[i] if is_read(edit, n, i) else edit.name(f"{operands[i]}.whole")
         parts = [x for x in (n.input(5 + i), operands[i]) if x]
         made.append(node("Concat", parts, present, axis=2))
         operands[i] = present
@@ -226,7 +227,10 @@ def _finish(
 
 
 def _padding_mask(edit: Edit, n: Node, mask: str, keys: str, near: str) -> tuple[list[Node], list[str]] | None:
-    """Nodes and name of the additive mask [B, 1, 1 or Sq, Sk] for a mask [B, Sk], [B, Sq, Sk] or for B lengths; None for others."""
+    """Nodes and name of the additive mask [B, 1, 1 or Sq, Sk] for a mask [B, Sk] or [B, Sq, Sk] or for B lengths.
+
+    None for other masks.
+    """
     if not mask:
         return [], []
     t, like = edit.tensor(mask), edit.tensor(keys)
@@ -289,7 +293,8 @@ def _from_first(edit: Edit, n: Node, made: list[Node]) -> str:
     x, y = n.input(0), n.outputs[0]
     near, axis = f"{y}.positions", 1 if edit.rank(x) == 3 else 2
     made += counting(edit, x, axis, f"{near}.steps")
-    row, rows, shape, batch, length = (edit.name(f"{near}.{what}") for what in ("row", "all", "shape", "batch", "length"))
+    parts = ("row", "all", "shape", "batch", "length")
+    row, rows, shape, batch, length = (edit.name(f"{near}.{part}") for part in parts)
     made += [
         node("Add", (made[-1].outputs[0], n.input(1)), row),
         node("Shape", (x,), batch, start=0, end=1),

@@ -10,14 +10,17 @@ import numpy as np
 
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import MS, ONNX, SKIPJACK, Attr, Graph, Node
-from skipjack.passes.canonicalise_attention import attention_attrs
+from skipjack.passes.canonicalise_attention import attention_attrs, is_read
 from skipjack.passes.canonicalise_contractions import float_attr, int_attr
 from skipjack.passes.rewrite import Edit, node
 
 
 @dataclass(frozen=True)
 class ExpandAttention:
-    """GroupQueryAttention becomes rotations, two appended caches, a mask and skipjack's Attention."""
+    """What surrounds skipjack's Attention gets nodes of its own: rotations, caches, masks and scores that are read.
+
+    Scores after the softcap, the mask or the softmax, and f64 in a softmax of smaller types, stay as they are.
+    """
 
     name: str = "expand_attention"
 
@@ -128,6 +131,80 @@ def _group_mask(m: _Making, n: Node, positions: str, ends: str, size: str) -> st
     return m.all_of(conditions)
 
 
+def _onnx(edit: Edit, n: Node) -> None:
+    shapes = [t.shape if (t := edit.tensor(name)) is not None else None for name in n.inputs[:3]]
+    ranks = {len(s) for s in shapes if s is not None}
+    scores = n.outputs[3] if is_read(edit, n, 3) else ""
+    q_shape, k_shape = shapes[0], shapes[1]
+    if q_shape is None or k_shape is None or None in shapes or ranks not in ({3}, {4}):
+        return
+    if n.attrs.get("softmax_precision", 1) not in (0, 1, 10, 16):
+        return
+    if scores and int_attr(n, "qk_matmul_output_mode", 0):
+        return
+    flat = ranks == {3}
+    if not flat and not (isinstance(q_shape[1], int) and isinstance(k_shape[1], int)):
+        return
+    named = (("q_num_heads", q_shape), ("kv_num_heads", k_shape))
+    heads, kv = (int_attr(n, name, 0) if flat else int(str(shape[1])) for name, shape in named)
+    features = q_shape[2] if flat else q_shape[3]
+    if not isinstance(features, int) or not heads or not kv or (scores and heads != kv):
+        return
+    m = _Making(edit, n.outputs[0])
+    scale = float_attr(n, "scale", 1 / math.sqrt(features // heads if flat else features))
+    operands = [_by_head(m, name, h) if flat else name for name, h in zip(n.inputs[:3], (heads, kv, kv), strict=True)]
+    for index in (1, 2):
+        own = n.outputs[index] if is_read(edit, n, index) else ""
+        parts = [name for name in (n.input(3 + index), operands[index]) if name]
+        if own or len(parts) > 1:
+            operands[index] = m("Concat", *parts, result=own, axis=2)
+    if scores:
+        product = m("MatMul", operands[0], m("Transpose", operands[1], perm=(0, 1, 3, 2)))
+        t = edit.tensor(n.input(0))
+        assert t is not None, "the shape of the queries is known"
+        m("Mul", product, edit.constant(np.array(scale, t.dtype.np), f"{m.near}.scale"), result=scores)
+    mask = _onnx_mask(m, n, operands)
+    attrs = {**attention_attrs(heads, kv, scale, "bhsd", ""), "layout_out": "bsf" if flat else "bhsd"}
+    attrs["softcap"] = float_attr(n, "softcap", 0.0)
+    inputs = (*operands, *([mask] if mask else []))
+    edit.replace(n, [*m.nodes, Node("Attention", inputs, n.outputs[:1], attrs, SKIPJACK)])
+
+
+def _by_head(m: _Making, x: str, heads: int) -> str:
+    """[B, S, F] as [B, heads, S, D]."""
+    return m("Transpose", m("Reshape", x, m.ints(0, 0, heads, -1)), perm=(0, 2, 1, 3))
+
+
+def _onnx_mask(m: _Making, n: Node, operands: Sequence[str]) -> str:
+    """The mask for all keys, with windows and lengths in it; empty when everything is seen."""
+    queries, keys = m.size(operands[0], 2), m.size(operands[1], 2)
+    place, key = m("Unsqueeze", m.counting(queries), m.ints(1)), m.counting(keys)
+    conditions: list[str] = []
+    if n.input(4):
+        place = m("Add", place, m.size(n.input(4), 2))
+    if n.input(6):
+        lengths = m("Reshape", n.input(6), m.ints(-1, 1, 1, 1))
+        conditions.append(m("Less", key, lengths))
+        place = place if n.input(4) else m("Add", place, m("Sub", lengths, queries))
+    left, right = int_attr(n, "left_window_size", -1), int_attr(n, "right_window_size", -1)
+    right = 0 if int_attr(n, "is_causal", 0) else right
+    if left >= 0:
+        conditions.append(m("GreaterOrEqual", key, m("Sub", place, m.number(left))))
+    if right >= 0:
+        conditions.append(m("LessOrEqual", key, m("Add", place, m.number(right))))
+    given, t = n.input(3), m.edit.tensor(n.input(3)) if n.input(3) else None
+    if t is None:
+        return m.all_of(conditions) if conditions else ""
+    unseen = m.edit.constant(np.array(False if t.dtype is DType.BOOL else -np.inf, t.dtype.np), f"{m.near}.unseen")
+    if t.shape and t.shape[-1] != 1:
+        behind = m("Sub", keys, m.size(given, len(t.shape) - 1))
+        given = m("Pad", given, m("Concat", m.ints(*[0] * (2 * len(t.shape) - 1)), behind, axis=0), unseen)
+    if not conditions:
+        return given
+    return m.all_of([given, *conditions]) if t.dtype is DType.BOOL else m("Where", m.all_of(conditions), given, unseen)
+
+
 _RULES: dict[tuple[str, str], Callable[[Edit, Node], None]] = {
+    (ONNX, "Attention"): _onnx,
     (MS, "GroupQueryAttention"): _grouped,
 }
