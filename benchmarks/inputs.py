@@ -16,8 +16,13 @@ def make_inputs(path: Path, batch: int, sequence: int = SEQUENCE, seed: int = 0)
     graph = onnx.load(str(path), load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
     rng = np.random.default_rng(seed)
-    sizes = {"batch": batch, "sequence": sequence}
+    sizes = free_sizes(batch, sequence)
     return {value.name: _fill(value, sizes, rng) for value in graph.input if value.name not in weights}
+
+
+def free_sizes(batch: int, sequence: int = SEQUENCE) -> dict[str, int]:
+    """The sizes that the builders leave open, by name."""
+    return {"batch": batch, "sequence": sequence}
 
 
 def _fill(value: onnx.ValueInfoProto, sizes: dict[str, int], rng: np.random.Generator) -> np.ndarray:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.interleave import Contender, RunnerError, RunnerProcess
+from skipjack.benchmark.interleave import last_cores
+from skipjack.benchmark.processes import Contender, RunnerError, RunnerProcess, save_inputs
 
 MIB = 1 << 20
 
@@ -27,19 +27,18 @@ class LoadReport:
 
 def measure_load(contender: Contender, inputs: dict[str, np.ndarray]) -> LoadReport:
     """Loads twice over one empty compile cache; memory is that of the warm process after one run."""
-    core = max(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="skipjack-load-") as name:
         folder = Path(name)
-        np.savez(folder / "inputs.npz", **inputs)
+        save_inputs(folder / "inputs.npz", inputs)
         cache = {"SKIPJACK_CACHE_DIR": str(folder / "cache")}
         fresh = Contender(contender.label, contender.engine, contender.model, contender.settings, cache)
-        cold_s, _ = _load_once(fresh, folder, core)
-        warm_s, run = _load_once(fresh, folder, core)
+        cold_s, _ = _load_once(fresh, folder)
+        warm_s, run = _load_once(fresh, folder)
     return LoadReport(cold_s, warm_s, run["first_run_s"], run["peak_rss_bytes"], run["children_peak_rss_bytes"])
 
 
-def _load_once(contender: Contender, folder: Path, core: int) -> tuple[float, dict]:
-    runner = RunnerProcess(contender, core)
+def _load_once(contender: Contender, folder: Path) -> tuple[float, dict]:
+    runner = RunnerProcess(contender, last_cores(1))
     try:
         loaded = runner.load(folder / "inputs.npz")
         return loaded["load_s"], runner.outputs(folder)[1]

@@ -19,23 +19,20 @@ if __package__ in (None, ""):
 
 import numpy as np  # noqa: E402
 
-from benchmarks.estimates import Estimate, geometric_mean_estimate, median_estimate  # noqa: E402
-from benchmarks.inputs import SEQUENCE, make_inputs  # noqa: E402
-from benchmarks.interleave import Comparison, Contender, compare  # noqa: E402
+from benchmarks.inputs import SEQUENCE, free_sizes, make_inputs  # noqa: E402
 from benchmarks.loading import print_loads  # noqa: E402
-from benchmarks.peers import LOADERS, PeerSettings  # noqa: E402
+from skipjack.benchmark.engines import LOADERS, EngineSettings  # noqa: E402
+from skipjack.benchmark.interleave import Comparison, Plan, compare, last_cores  # noqa: E402
+from skipjack.benchmark.measure import ONEDNN_ISA  # noqa: E402
+from skipjack.benchmark.processes import (  # noqa: E402
+    FLOAT32_TOLERANCE,
+    LOW_PRECISION_TOLERANCE,
+    Contender,
+    Tolerance,
+)
+from skipjack.benchmark.statistics import Estimate, geometric_mean_estimate, median_estimate  # noqa: E402
 
 MODELS = ("bert_base", "minilm_l6", "resnet50", "mobilenet_v2", "yolov5s")
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    max_error: float
-    min_cosine: float
-
-
-FLOAT32_TOLERANCE = Tolerance(1e-3, 0.9999)
-LOW_PRECISION_TOLERANCE = Tolerance(1.0, 0.97)
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--time", type=float, default=3.0, help="timed seconds per engine, model and batch")
     parser.add_argument("--core", type=int, help="the core to take turns on (the last allowed one)")
-    parser.add_argument("--isa", choices=("avx2", "avx512", "avx512vnni"), help="restrict skipjack and OpenVINO alike")
+    parser.add_argument("--isa", choices=tuple(ONEDNN_ISA), help="restrict skipjack and OpenVINO alike")
     parser.add_argument("--folder", type=Path, default=ROOT / "models")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     parser.add_argument("--peak-rss", action="store_true", help="load times and memory instead of speed")
@@ -72,22 +69,20 @@ def parse_arguments() -> argparse.Namespace:
     return options
 
 
-# oneDNN has no name for AVX-512 without VNNI but with the byte and word instructions other than AVX512_CORE.
-ONEDNN_ISA = {"avx2": "AVX2", "avx512": "AVX512_CORE", "avx512vnni": "AVX512_CORE_VNNI"}
-
-
-def contenders_for(options: argparse.Namespace, model: str) -> list[Contender]:
+def contenders_for(options: argparse.Namespace, model: str, batch: int) -> list[Contender]:
     environment = {}
     if options.isa:
         environment = {"SKIPJACK_ISA": options.isa, "ONEDNN_MAX_CPU_ISA": ONEDNN_ISA[options.isa]}
-    settings = PeerSettings(precision=options.precision)
+    sizes = free_sizes(batch, options.sequence)
+    settings = EngineSettings(precision=options.precision, free_sizes=sizes)
+    tolerance = tolerance_for(options)
     found = []
     for engine in options.engines.split(","):
         for variant in options.variants.split(","):
             path = options.folder / f"{model}-{variant}.onnx"
             if not path.exists():
                 raise SystemExit(f"{path} is missing; run: python benchmarks/build.py {model} --variants {variant}")
-            found.append(Contender(f"{engine}/{variant}", engine, path, settings, environment))
+            found.append(Contender(f"{engine}/{variant}", engine, path, settings, environment, tolerance))
     return found
 
 
@@ -97,18 +92,10 @@ def tolerance_for(options: argparse.Namespace) -> Tolerance:
 
 
 def measure_row(options: argparse.Namespace, model: str, batch: int) -> Row:
-    contenders = contenders_for(options, model)
-    tolerance = tolerance_for(options)
+    contenders = contenders_for(options, model, batch)
     inputs = make_inputs(contenders[0].model, batch, options.sequence)
-    result = compare(
-        contenders,
-        inputs,
-        max_error=tolerance.max_error,
-        min_cosine=tolerance.min_cosine,
-        rounds=options.rounds,
-        time_s=options.time,
-        core=options.core,
-    )
+    plan = Plan(rounds=options.rounds, time_s=options.time)
+    result = compare(contenders, inputs, plan, cores=last_cores(1) if options.core is None else [options.core])
     return summarise(model, batch, options.engines.split(","), result)
 
 
@@ -177,7 +164,7 @@ def as_json(row: Row) -> dict[str, Any]:
 def print_load_tables(options: argparse.Namespace) -> None:
     for model in options.models.split(","):
         for batch in map(int, options.batch.split(",")):
-            contenders = contenders_for(options, model)
+            contenders = contenders_for(options, model, batch)
             print(f"{model}, batch {batch}")
             print_loads(contenders, make_inputs(contenders[0].model, batch, options.sequence))
 

@@ -15,6 +15,8 @@ from skipjack.core import knobs
 from skipjack.core.errors import SkipjackError, nearest
 
 COMMANDS: dict[str, str] = {
+    "analyze": "Count parameters, operations and zeros, and say what would make a model faster.",
+    "benchmark": "Measure a model, alone or beside other engines.",
     "cache": "Show, shrink or clear the cache of compiled kernels.",
     "check": "Read a model and say what is in it, without compiling.",
     "demo": "Classify handwritten digits with the model that comes along.",

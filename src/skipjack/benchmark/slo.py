@@ -1,0 +1,27 @@
+"""The highest rate of arrivals at which an engine still keeps a limit on latency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+KEPT_PERCENTILE = 99.0
+_STEPS = 6
+
+
+def highest_rate(attempt: Callable[[float], np.ndarray], limit_s: float, capacity: float) -> float:
+    """Bisection between nothing and `capacity` requests per second; 0 when even a hundredth of it is too much.
+
+    attempt(rate) runs at that rate and returns the latencies.
+    """
+    kept, missed = 0.0, capacity
+    for step in range(_STEPS):
+        rate = capacity / 100 if step == 0 else (kept + missed) / 2
+        if np.percentile(attempt(rate), KEPT_PERCENTILE) <= limit_s:
+            kept = rate
+        elif step == 0:
+            return 0.0
+        else:
+            missed = rate
+    return kept
