@@ -98,8 +98,8 @@ def _multiply_adds_per_element(node: Node, entry: Weighted, shape_of: ShapeOf) -
         return None if state is None else prod(weight) + prod(state)
     if entry.form == "gemm":
         return data[0] if node.attrs.get("transA") else data[-1]
-    transposed = node.attrs.get("trans_a") or node.attrs.get("transA")
-    return data[::-1][1] if transposed and len(data) > 1 else data[-1]
+    transposed = bool(node.attrs.get("trans_a") or node.attrs.get("transA")) and len(data) > 1
+    return data[len(data) - 1 - transposed]
 
 
 def _elements_counted(node: Node, entry: Weighted, shape_of: ShapeOf, out: tuple[int, ...]) -> int:

@@ -64,7 +64,7 @@ def _fits(zeros: np.ndarray, rows: int, columns: int) -> bool:
 
 
 def _kind(zeros: np.ndarray, blocks: dict[str, float]) -> str:
-    """The largest block that holds nearly all zeros, far more than chance would put there; else N:M; else unstructured."""
+    """The largest block that holds nearly all zeros, far more than chance would; else N:M; else unstructured."""
     sparsity = float(zeros.mean())
     for rows, columns in sorted(BLOCKS, key=lambda b: -b[0] * b[1]):
         share = blocks.get(f"{rows}x{columns}", 0.0)
