@@ -37,7 +37,8 @@ SimplifiedLayerNormalization SkipSimplifiedLayerNormalization EmbedLayerNormaliz
 FusedConv GroupQueryAttention RotaryEmbedding MultiHeadAttention
 """.split()  # noqa: SIM905
 
-_NUMBERS = frozenset(DType(d) for d in ("f32", "f64", "f16", "bf16", "bool", "i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64"))
+_NAMES = ("f32", "f64", "f16", "bf16", "bool", "i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64")
+_NUMBERS = frozenset(DType(name) for name in _NAMES)
 _ASKED_FOR_RARELY = {
     "BatchNormalization": ("training_mode",),
     "Dropout": ("training",),
@@ -162,3 +163,38 @@ def test_indices_of_elements_that_are_set(dtype: type, shape: tuple[int, ...]) -
         np.testing.assert_array_equal(at, np.array(np.nonzero(given)))
         np.testing.assert_array_equal(kept, given[np.nonzero(given)])
         assert count == np.count_nonzero(given)
+
+
+_DOUBLES = {
+    "Softmax": ((), {"axis": -1}),
+    "LogSoftmax": ((), {"axis": 1}),
+    "LayerNormalization": ((11,), {"axis": -1}),
+    "RMSNormalization": ((11,), {"axis": -1}),
+    "InstanceNormalization": ((7, 7), {}),
+    "GroupNormalization": ((7, 7), {"num_groups": 7}),
+}
+
+
+@pytest.mark.parametrize("op", _DOUBLES)
+def test_doubles_are_normalised_as_doubles(op: str) -> None:
+    sizes, attrs = _DOUBLES[op]
+    r = np.random.default_rng(0)
+    arrays = [r.standard_normal((3, 7, 11)), *(r.uniform(0.5, 2, size) for size in sizes)]
+    names = ["x", "scale", "bias"][: len(arrays)]
+    node = helper.make_node(op, names, ["y"], **attrs)
+    inputs = [helper.make_tensor_value_info(n, 11, a.shape) for n, a in zip(names, arrays, strict=True)]
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", 11, None)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    assert not host_steps(model)
+    (got,) = compile_model(model, batch_size=None, num_cores=1).run(arrays)
+    x, axis = arrays[0], attrs.get("axis", -1)
+    if op.endswith("Softmax"):
+        e = np.exp(x - x.max(axis=axis, keepdims=True))
+        wanted = e / e.sum(axis=axis, keepdims=True)
+        wanted = np.log(wanted) if op == "LogSoftmax" else wanted
+    else:
+        mean = 0 if op == "RMSNormalization" else x.mean(axis=-1, keepdims=True)
+        wanted = (x - mean) / np.sqrt(((x - mean) ** 2).mean(axis=-1, keepdims=True) + 1e-5)
+        shaped = [a if len(a) == 11 else a[:, None] for a in arrays[1:]]
+        wanted = wanted * shaped[0] + (shaped[1] if len(shaped) > 1 else 0)
+    np.testing.assert_allclose(got, wanted, rtol=1e-7 if "Norm" in op else 1e-12, atol=1e-9)

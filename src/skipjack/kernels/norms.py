@@ -7,15 +7,27 @@ from collections.abc import Sequence
 
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX
-from skipjack.kernels.emit import load_as, rounded_to, store_as
+from skipjack.kernels.emit import load_as, register_type, rounded_to, store_as
 from skipjack.kernels.fold import add, fold
-from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Place, Site, Work, generator, lowering
+from skipjack.kernels.launch import (
+    Bound,
+    KernelSpec,
+    Launch,
+    Lowering,
+    Place,
+    Site,
+    Word,
+    Work,
+    double_word,
+    generator,
+    lowering,
+)
 from skipjack.kernels.pointwise import apply_blocked, blocked_view
 from skipjack.kernels.span import lanes_for, maskable, span
 from skipjack.kernels.strided import View, apply, spread, whole
-from skipjack.lang.expr import Expr, arg, cast, const, unary
+from skipjack.lang.expr import Expr, arg, cast, compute_dtype, const, unary
 from skipjack.lang.kernel import Kernel, V
-from skipjack.lang.program import F32, I64, PTR, Program
+from skipjack.lang.program import I64, PTR, Program
 from skipjack.targets.target import Target
 
 _UNIT = 8192
@@ -43,7 +55,8 @@ def normalise(
     dtypes = (x.dtype, *(None if b is None else b.dtype for b in (scale, bias)))
     kept = tuple(None if o is None else o.dtype for o in (*outs[1:], None, None)[:2])
     spec = KernelSpec("normalise", (way, dtypes, kept, groups is not None))
-    words = (*places, rows, block, n, *(groups or (1, 1, n)), float(epsilon))
+    least: Word = double_word(epsilon) if x.dtype is DType.F64 else float(epsilon)
+    words = (*places, rows, block, n, *(groups or (1, 1, n)), least)
     reads = tuple(b.place for b in (x, scale, bias) if b is not None)
     return [Launch(spec, -(-rows // block), words, reads, (out.place, *(o.place for o in stats)))]
 
@@ -55,7 +68,8 @@ def kernel(
 ) -> Program:  # fmt: skip
     """The kernel of `normalise`. A unit is a block of rows; lanes run over the elements of a row."""
     names = [n for n, d in zip(("scale", "bias", "mean", "inverse"), (*dtypes[1:], *kept), strict=True) if d]
-    fields = [("x", PTR), ("y", PTR), *((n, PTR) for n in names), *((n, I64) for n in _WORDS), ("epsilon", F32)]
+    epsilon = ("epsilon", register_type(compute_dtype(dtypes[0])))
+    fields = [("x", PTR), ("y", PTR), *((n, PTR) for n in names), *((n, I64) for n in _WORDS), epsilon]
     k = Kernel(name, fields, 8 * target.vector_bytes)
     row = _Row(k, target, way, dtypes, grouped)
     a = k.arg
@@ -88,16 +102,17 @@ class _Row:
         """(mean, 1 / sqrt(mean square + epsilon)) of the row at x; the mean is 0 for root-mean-square norms."""
         k = self.k
         n = k.arg.n
-        count = n.to_float(F32)
-        mean = k.f32(0.0)
+        kind = register_type(compute_dtype(self.dtype))
+        count = n.to_float(kind)
+        mean = k.constant(kind, 0.0)
         if self.way == "layer":
-            mean = fold(k, n, F32, self.lanes, self.masked, add, 0.0, lambda i, w, m: self.load(x, i, w, m)) / count
+            mean = fold(k, n, kind, self.lanes, self.masked, add, 0.0, lambda i, w, m: self.load(x, i, w, m)) / count
 
         def square(i: V, lanes: int, mask: V | None) -> V:
             centred = self.load(x, i, lanes, mask) - mean
             return centred * centred
 
-        total = fold(k, n, F32, self.lanes, self.masked, add, 0.0, square)
+        total = fold(k, n, kind, self.lanes, self.masked, add, 0.0, square)
         return mean, 1.0 / k.unary("sqrt", total / count + k.arg.epsilon)
 
     def finish(self, r: V, mean: V, inverse: V) -> None:
@@ -130,11 +145,11 @@ class _Row:
 
 def _accepts(site: Site) -> str:
     x = site.inputs[0]
-    strange = [t.dtype.value for t in site.inputs if t is not None and t.dtype not in _FLOATS]
-    if x is None or x.rank is None or strange:
-        return f"norms of {strange}"
-    if any(t is not None and t.dtype is DType.F64 for t in site.outputs):
-        return "statistics kept in f64"
+    types = {t.dtype for t in site.inputs if t is not None}
+    if x is None or x.rank is None or not (types <= set(_FLOATS) or types == {DType.F64}):
+        return f"norms of {sorted(t.value for t in types)}"
+    if any(t is not None and (t.dtype is DType.F64) is not (x.dtype is DType.F64) for t in site.outputs):
+        return "statistics kept in a wider or a narrower type"
     return ""
 
 
@@ -145,7 +160,7 @@ def _accepts_rows(site: Site) -> str:
     if x is None or x.rank is None:
         return "an unknown rank"
     axis = int(site.node.attrs.get("axis", -1)) % x.rank  # type: ignore[arg-type]
-    if int(site.node.attrs.get("stash_type", 1)) == DType.F64.onnx:  # type: ignore[arg-type]
+    if x.dtype is not DType.F64 and int(site.node.attrs.get("stash_type", 1)) == DType.F64.onnx:  # type: ignore[arg-type]
         return "computes in f64"
     for t in site.inputs[1:]:
         if t is None or t.shape is None:
@@ -204,8 +219,9 @@ def _group(work: Work) -> list[Launch]:
 
 def _batch_expression(work: Work) -> Expr:
     dtypes = [work.input(i).dtype for i in range(5)]
-    x, scale, bias, mean, variance = (cast(arg(i, d), DType.F32) for i, d in enumerate(dtypes))
-    factor = scale / unary("sqrt", variance + const(float(work.attr("epsilon", 1e-5)), DType.F32))
+    kind = compute_dtype(dtypes[0])
+    x, scale, bias, mean, variance = (cast(arg(i, d), kind) for i, d in enumerate(dtypes))
+    factor = scale / unary("sqrt", variance + const(float(work.attr("epsilon", 1e-5)), kind))
     return cast((x - mean) * factor + bias, dtypes[0])
 
 

@@ -6,22 +6,23 @@ import math
 
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX
-from skipjack.kernels.emit import load_as, store_as
+from skipjack.kernels.emit import load_as, register_type, store_as
 from skipjack.kernels.fold import add, fold
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, generator, lowering
 from skipjack.kernels.span import lanes_for, maskable, span
 from skipjack.kernels.vector_math import absolute, exp, log
+from skipjack.lang.expr import compute_dtype
 from skipjack.lang.kernel import Kernel, V
-from skipjack.lang.program import F32, I64, PTR, Program
+from skipjack.lang.program import I64, PTR, Program
 from skipjack.targets.target import Target
 
 _UNIT = 4096
-_FLOATS = (DType.F32, DType.F16, DType.BF16)
+_FLOATS = (DType.F32, DType.F64, DType.F16, DType.BF16)
 
 
 def _accepts(site: Site) -> str:
     t = site.inputs[0]
-    return "" if t is not None and t.dtype in _FLOATS else "neither f32 nor half precision"
+    return "" if t is not None and t.dtype in _FLOATS else "no floats"
 
 
 def _lower(work: Work) -> list[Launch]:
@@ -63,10 +64,11 @@ def rows(target: Target, name: str, dtype: DType, is_log: bool) -> Program:
 
 
 def _row(k: Kernel, target: Target, dtype: DType, is_log: bool, x: V, y: V) -> None:
-    """Softmax of the n elements at x; f32 powers are kept in y until their sum is known."""
+    """Softmax of the n elements at x; powers of whole floats are kept in y until their sum is known."""
     n, size = k.arg.n, dtype.itemsize
     lanes, masked = lanes_for(target, [dtype]), maskable(target, [dtype])
-    keep = dtype is DType.F32 and not is_log
+    keep = dtype.itemsize > 2 and not is_log
+    kind = register_type(compute_dtype(dtype))
 
     def at(i: V, w: int, m: V | None) -> V:
         return load_as(k, x.at(i, size), dtype, w, m)
@@ -84,9 +86,9 @@ def _row(k: Kernel, target: Target, dtype: DType, is_log: bool, x: V, y: V) -> N
             value = (load_as(k, y.at(i, size), dtype, w, m) if keep else exp(k, at(i, w, m) - top)) * last
         store_as(k, y.at(i, size), value, dtype, m)
 
-    top = fold(k, n, F32, lanes, masked, k.max, -math.inf, at)
+    top = fold(k, n, kind, lanes, masked, k.max, -math.inf, at)
     top = _finite(k, top) if is_log else top
-    total = fold(k, n, F32, lanes, masked, add, 0.0, power)
+    total = fold(k, n, kind, lanes, masked, add, 0.0, power)
     last = top + log(k, total) if is_log else 1.0 / total
     span(k, k.i64(0), n, lanes, masked, finish, 2 if keep or is_log else 1)
 
@@ -98,15 +100,16 @@ def columns(target: Target, name: str, dtype: DType, is_log: bool) -> Program:
     k = Kernel(name, [("x", PTR), ("y", PTR), *((n, I64) for n in words)], 8 * target.vector_bytes)
     a, size = k.arg, dtype.itemsize
     lanes, masked = lanes_for(target, [dtype]), maskable(target, [dtype])
+    kind = register_type(compute_dtype(dtype))
 
     def column(i: V, w: int, m: V | None) -> None:
         base = part.get() * a.n * a.inner + i
         at = lambda j: load_as(k, a.x.at(base + j * a.inner, size), dtype, w, m)  # noqa: E731
-        top = k.var(k.constant(F32.vec(w), -math.inf))
+        top = k.var(k.constant(kind.vec(w), -math.inf))
         with k.loop(a.n) as j:
             top.set(k.max(top.get(), at(j)))
         highest = _finite(k, top.get()) if is_log else top.get()
-        total = k.var(k.constant(F32.vec(w), 0.0))
+        total = k.var(k.constant(kind.vec(w), 0.0))
         with k.loop(a.n) as j:
             total += exp(k, at(j) - highest)
         last = highest + log(k, total.get()) if is_log else 1.0 / total.get()
