@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from skipjack.benchmark.model import benchmark_model as benchmark_model
+    from skipjack.benchmark.model import multistream_benchmark as multistream_benchmark
+    from skipjack.benchmark.model import singlestream_benchmark as singlestream_benchmark
     from skipjack.core.errors import SkipjackError as SkipjackError
     from skipjack.cpu import cpu_architecture as cpu_architecture
     from skipjack.cpu import cpu_avx2_compatible as cpu_avx2_compatible
@@ -32,11 +35,14 @@ _PUBLIC = {
     "MultiModelEngine": "skipjack.engine",
     "Scheduler": "skipjack.session.teams",
     "SkipjackError": "skipjack.core.errors",
+    "benchmark_model": "skipjack.benchmark.model",
     "compile_model": "skipjack.engine",
     "cpu_architecture": "skipjack.cpu",
     "cpu_avx2_compatible": "skipjack.cpu",
     "cpu_avx512_compatible": "skipjack.cpu",
     "cpu_vnni_compatible": "skipjack.cpu",
+    "multistream_benchmark": "skipjack.benchmark.model",
+    "singlestream_benchmark": "skipjack.benchmark.model",
 }
 __all__ = [
     "BatchBenchmarkResult",
@@ -47,11 +53,14 @@ __all__ = [
     "Scheduler",
     "SkipjackError",
     "__version__",
+    "benchmark_model",
     "compile_model",
     "cpu_architecture",
     "cpu_avx2_compatible",
     "cpu_avx512_compatible",
     "cpu_vnni_compatible",
+    "multistream_benchmark",
+    "singlestream_benchmark",
 ]
 
 

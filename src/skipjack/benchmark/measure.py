@@ -21,7 +21,7 @@ from skipjack.core.knobs import check_environment
 ONEDNN_ISA = {"avx2": "AVX2", "avx512": "AVX512_CORE", "avx512vnni": "AVX512_CORE_VNNI", "amx": "AVX512_CORE_AMX"}
 PRECISIONS = {"fp32": "float32", "float32": "float32", "bf16": "bfloat16", "bfloat16": "bfloat16"}
 PINNINGS = ("core", "none")
-_ROUNDS_COMPARED, _ROUNDS_ALONE = 15, 5
+ROUNDS_COMPARED, ROUNDS_ALONE = 21, 5
 SHORTEST_S = 3.0
 
 
@@ -64,7 +64,7 @@ class _Resolved:
 
     @property
     def rounds(self) -> int:
-        most = _ROUNDS_COMPARED if len(self.engines) > 1 or self.request.baseline else _ROUNDS_ALONE
+        most = ROUNDS_COMPARED if len(self.engines) > 1 or self.request.baseline else ROUNDS_ALONE
         wanted = self.request.rounds or most
         return min(wanted, self.request.iterations or wanted)
 

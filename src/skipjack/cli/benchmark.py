@@ -64,7 +64,7 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.option("-w", "--warmup", "--warmup-time", "--warmup_time", "warmup_s", type=float, default=2.0,
               show_default=True, help="Seconds before the timed ones, per engine.")
 @click.option("--iterations", type=int, help="So many calls per engine instead of --time.")
-@click.option("--rounds", type=click.IntRange(min=1), help="Turns per engine; 15 when engines are compared, else 5.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Turns per engine; 21 when engines are compared, else 5.")
 @click.option("--rate", type=float, help="Requests per second of the scenario poisson.")
 @click.option("-e", "--engine", default="skipjack", show_default=True, help="skipjack, onnxruntime, openvino or torch.")
 @click.option("--compare", callback=_names, help="Other engines, with commas: ort,openvino,torch.")
