@@ -21,6 +21,7 @@ from skipjack.runtime.bind import Binder
 from skipjack.runtime.chunk import Chunk
 from skipjack.runtime.direct import Direct
 from skipjack.runtime.regions import Batching, Region
+from skipjack.runtime.remainder import gains_from_values, remaining_graph
 from skipjack.runtime.shapes import Sizes
 from skipjack.runtime.team import Team
 from skipjack.runtime.weights import Weights, aligned_memory
@@ -28,6 +29,7 @@ from skipjack.select.choose import Plan, plan
 from skipjack.targets.target import Target
 
 _CACHED_BINDINGS = 64
+_CACHED_RESTS = 16
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Stream:
         tensors = all(isinstance(self.graph.types.get(n), TensorType) for n in self.graph.inputs)
         self._can_be_direct = tensors and not self.binder.parameters & set(self.graph.inputs)
         self._kept: dict[tuple[Any, ...], np.ndarray] = {}
+        self._rests: dict[tuple[Any, ...], tuple[Stream, tuple[str, ...]] | None] = {}
         self.kernel_seconds = 0.0
 
     def run(self, feeds: Mapping[str, Any], team: Team, outer_sizes: Mapping[str, int] | None = None) -> list[Any]:
@@ -146,8 +149,39 @@ class Stream:
                 return chunk.end
         if self._team is None:
             return len(self.graph.nodes)
+        if gains_from_values(self.graph, self.graph.nodes[index]) and self._run_rest(index, values, sizes, self._team):
+            return len(self.graph.nodes)
         self._host_step(index, values, sizes, self._team)
         return index + 1
+
+    def _run_rest(self, index: int, values: dict[str, Any], sizes: Sizes, team: Team) -> bool:
+        """Run everything from a node on as a program planned for the ranks that are known by now, when that can be."""
+        live = {n: values[n] for n in self._live_in[index] if n in values}
+        shapes = tuple((n, str(v.dtype), v.shape) for n, v in live.items() if isinstance(v, np.ndarray))
+        key = (index, shapes, tuple(sorted(sizes.known.items())))
+        if key not in self._rests:
+            if len(self._rests) >= _CACHED_RESTS:
+                self._rests.pop(next(iter(self._rests)))
+            planned = remaining_graph(self.graph, index, live, sizes.known)
+            plan = self.program.plan
+            self._rests[key] = planned and (Stream(Program.of(planned[0], plan.target, plan.threads)), planned[1])
+        rest = self._rests[key]
+        if rest is None:
+            return False
+        stream, names = rest
+        made = dict(zip(stream.graph.outputs, stream.run(live, team), strict=True))
+        self._take_over_seconds(stream)
+        for name, renamed in zip(self.graph.outputs, names, strict=True):
+            if name not in values and renamed not in self.graph.constants:
+                values[name] = made[renamed] if renamed in made else live[renamed]
+                if renamed in made:
+                    self._fresh.add(name)
+        return True
+
+    def _take_over_seconds(self, inner: Stream) -> None:
+        """Count the kernel time of a stream that ran inside this one."""
+        self.kernel_seconds += inner.kernel_seconds
+        inner.kernel_seconds = 0.0
 
     def _run_region(self, region: Region, values: dict[str, Any], sizes: Sizes) -> None:
         """Run nodes on a few items of the batch at a time; what leaves the region is whole again."""
@@ -227,7 +261,9 @@ class Stream:
             stream = self._body(body)
             captured = {n: self._value(n, values) for n in body.captured}
             feeds = {**captured, **dict(zip(body.inputs, arguments, strict=True))}
-            return stream.run({n: _contiguous(v) for n, v in feeds.items()}, team, sizes.known)
+            outputs = stream.run({n: _contiguous(v) for n, v in feeds.items()}, team, sizes.known)
+            self._take_over_seconds(stream)
+            return outputs
 
         results = run_node(node, inputs, run_body)
         for name, value in zip(node.outputs, results):
