@@ -49,49 +49,44 @@ def detect(zeros: np.ndarray) -> Pattern:
     """The pattern of a mask [outputs, positions, inputs] that is true where the weight is zero."""
     rows = zeros.all(axis=(1, 2))
     columns = zeros.all(axis=(0, 1))
-    inner = zeros[~rows][:, :, ~columns] if rows.any() or columns.any() else zeros
-    count = int(zeros.sum())
+    live = ~(rows[:, None, None] | columns) & np.ones_like(zeros)
+    sparsity = float(zeros[live].mean()) if live.any() else 0.0
     blocks: dict[str, float] = {}
     kind = "dense"
-    if inner.size and inner.mean() >= _DENSE_BELOW:
-        blocks = {f"{r}x{c}": _in_blocks(inner, r, c) for r, c in BLOCKS if _fits(inner, r, c)}
-        kind = _kind(inner, blocks)
-    return Pattern(zeros.size, count, kind, blocks, int(rows.sum()), int(columns.sum()))
+    if sparsity >= _DENSE_BELOW:
+        blocks = {f"{r}x{c}": _in_blocks(zeros, live, r, c) for r, c in BLOCKS if _fits(zeros, r, c)}
+        kind = _kind(zeros, sparsity, blocks)
+    return Pattern(zeros.size, int(zeros.sum()), kind, blocks, int(rows.sum()), int(columns.sum()))
 
 
 def _fits(zeros: np.ndarray, rows: int, columns: int) -> bool:
     return zeros.shape[0] >= rows and zeros.shape[2] >= columns
 
 
-def _kind(zeros: np.ndarray, blocks: dict[str, float]) -> str:
+def _kind(zeros: np.ndarray, sparsity: float, blocks: dict[str, float]) -> str:
     """The largest block that holds nearly all zeros, far more than chance would; else N:M; else unstructured."""
-    sparsity = float(zeros.mean())
     for rows, columns in sorted(BLOCKS, key=lambda b: -b[0] * b[1]):
         share = blocks.get(f"{rows}x{columns}", 0.0)
         by_chance = sparsity ** (rows * columns - 1)
         if share >= _LEAST_COVERAGE and 1 - share <= _MOST_RANDOM_MISSES * (1 - by_chance):
             return f"{rows}x{columns}"
-    return next((f"{n}:{m}" for n, m in _N_OF_M if _keeps(zeros, n, m)), "unstructured")
+    return next((f"{n}:{m}" for n, m in _N_OF_M if _keeps(zeros, sparsity, n, m)), "unstructured")
 
 
-def _in_blocks(zeros: np.ndarray, rows: int, columns: int) -> float:
-    """The share of the zeros in aligned blocks of zeros; blocks at the edge may be smaller."""
+def _in_blocks(zeros: np.ndarray, live: np.ndarray, rows: int, columns: int) -> float:
+    """The share of the zeros in `live` that lie in aligned blocks of zeros; blocks at the edge may be smaller."""
     outputs, positions, inputs = zeros.shape
     padded = np.pad(zeros, ((0, -outputs % rows), (0, 0), (0, -inputs % columns)), constant_values=True)
     parts = padded.reshape(padded.shape[0] // rows, rows, positions, padded.shape[2] // columns, columns)
-    empty = parts.all(axis=(1, 4))
-    heights = np.minimum(rows, outputs - np.arange(0, outputs, rows))
-    widths = np.minimum(columns, inputs - np.arange(0, inputs, columns))
-    covered = float(np.einsum("opi,o,i->", empty.astype(np.float64), heights, widths))
-    return covered / float(zeros.sum())
+    covered = parts.all(axis=(1, 4)).repeat(rows, axis=0).repeat(columns, axis=2)[:outputs, :, :inputs]
+    return float((covered & live).sum()) / float((zeros & live).sum())
 
 
-def _keeps(zeros: np.ndarray, n: int, m: int) -> bool:
+def _keeps(zeros: np.ndarray, sparsity: float, n: int, m: int) -> bool:
     """Whether at most n of every m consecutive inputs are not zero, where chance would break that often."""
     inputs = zeros.shape[2] // m * m
     if not inputs:
         return False
     kept = m - zeros[:, :, :inputs].reshape(-1, m).sum(axis=1)
-    sparsity = float(zeros.mean())
     by_chance = sum(math.comb(m, k) * (1 - sparsity) ** k * sparsity ** (m - k) for k in range(n + 1, m + 1))
     return len(kept) * by_chance >= 10 and float(np.mean(kept > n)) <= 0.01 * by_chance

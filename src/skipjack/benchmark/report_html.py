@@ -102,7 +102,12 @@ def _warnings(results: Mapping[str, Any]) -> list[str]:
     """What spoils the figures: noise, engines whose outputs differ, engines that cannot run the model."""
     refused: Mapping[str, Any] = results.get("refused") or {}
     differs = [f"{name}: its outputs differ, so it has no figures" for name in _texts(results, "differs")]
-    return [*_texts(results, "warnings"), *differs, *(f"{name}: {why}" for name, why in refused.items())]
+    noise = _texts(results.get("machine") or {}, "warnings")
+    return [
+        *dict.fromkeys((*_texts(results, "warnings"), *noise)),
+        *differs,
+        *(f"{name}: {why}" for name, why in refused.items()),
+    ]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -126,7 +131,7 @@ def _engine(row: Mapping[str, Any]) -> list[str]:
         str(row.get("label", "")),
         *(_number(ranked.get(rank)) for rank in _RANKS),
         _number(latencies.get("mean_ms")),
-        _number(row.get("items_per_second")),
+        "" if row.get("items_per_second") is None else f"{float(row['items_per_second']):,.1f}",
         "" if row.get("round_variation") is None else f"{float(row['round_variation']):.1%}",
         "" if not memory else f"{int(memory) / 2**20:.0f} MiB",
     ]
@@ -148,7 +153,7 @@ def _ratios(results: Mapping[str, Any]) -> str:
     plot = plots.intervals("Ratios with their intervals", rows)
     table = [[label, f"{value:.3f}", f"{low:.3f} to {high:.3f}"] for label, value, low, high in rows]
     first = str(_rows(results)[0].get("label", ""))
-    return f"{plot}{_table((f'{first} is faster than', 'times', '99 % interval'), table)}"
+    return f"{plot}{_table((f'{first} against', 'times as fast', '99 % interval'), table)}"
 
 
 def _percentiles(results: Mapping[str, Any]) -> str:
