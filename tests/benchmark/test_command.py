@@ -97,6 +97,14 @@ def test_streams_in_this_process() -> None:
         multistream_benchmark(engine, inputs, 0.05, 0)
 
 
+def test_a_report_with_a_profile(tmp_path: Path) -> None:
+    result = benchmark(DIGITS, *QUICK, "--profile", "--html", tmp_path / "r.html", "--json", tmp_path / "r.json")
+    assert result.exit_code == 0, result.output
+    assert "roofline" in result.stdout
+    assert json.loads((tmp_path / "r.json").read_text())["profile"]["nodes"]
+    assert "<svg" in (tmp_path / "r.html").read_text()
+
+
 def test_poisson_arrivals_end_to_end() -> None:
     result = benchmark(DIGITS, *QUICK, "-s", "server", "--rate", 100, "--quiet")
     assert result.exit_code == 0, result.output
@@ -167,6 +175,8 @@ def test_a_sparse_model_asks_for_a_dense_baseline(tmp_path: Path) -> None:
         (["--input-shapes", "[1,2]"], "expected"),
         (["--baseline", "missing.onnx"], "no such model file"),
         (["-pin", "socket"], "expected core or none"),
+        (["--profile", "--isa", "avx2"], "set SKIPJACK_ISA=avx2"),
+        (["--html", "x.html", "--sweep", "batch=1"], "not to --sweep"),
     ],
 )
 def test_a_mistake_is_one_clear_line(arguments: list[str], expected: str) -> None:

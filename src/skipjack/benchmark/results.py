@@ -171,6 +171,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "engines": [_row_as_json(each) for each in report.rows],
         "refused": report.refused,
         "differs": report.differs,
+        "warnings": report.warnings,
         "machine": report.machine,
         "model": report.contents,
         "notes": report.notes,

@@ -11,11 +11,14 @@ from rich.table import Table
 
 from skipjack.benchmark.measure import Request, measure, model_name, slower_than
 from skipjack.benchmark.model import with_progress
+from skipjack.benchmark.profile import Profile, profile, profile_lines
+from skipjack.benchmark.report_html import write_html
 from skipjack.benchmark.results import Report, Row, as_json, labels
 from skipjack.benchmark.sweep import COLUMNS, as_csv, parse_grid, requests_of, sweep
 from skipjack.cli.options import Shapes
 from skipjack.cli.output import console, in_bytes
 from skipjack.core.errors import ConfigError
+from skipjack.engine import Engine
 
 FAILED, VERIFICATION_FAILED = 1, 5
 
@@ -80,6 +83,10 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a sweep here.")
 @click.option("--json", "-x", "--export-path", "--export_path", "json_path", metavar="FILE",
               type=click.Path(dir_okay=False, path_type=Path), help="Write everything here as JSON.")
+@click.option("--profile", "with_profile", is_flag=True,
+              help="Per node of skipjack: time, kernel, zeros, rates, roofline against measured peaks.")
+@click.option("--html", "html_path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write a report with plots here, one file that needs no network.")
 @click.option("--fail-if-slower", type=Threshold(), metavar="RATIO[:ENGINE]",
               help="Exit code 5 when certainly slower than RATIO times a compared engine.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of inputs, arrivals and the order of turns.")
@@ -91,6 +98,8 @@ def benchmark(
     grid: str | None,
     csv_path: Path | None,
     json_path: Path | None,
+    html_path: Path | None,
+    with_profile: bool,
     fail_if_slower: tuple[float, str | None] | None,
     quiet: bool,
     **options: Any,
@@ -104,16 +113,36 @@ def benchmark(
     request = Request(model, compare=compare, **options)
     if fail_if_slower and not compare:
         raise ConfigError("--fail-if-slower needs --compare: the engines to be held against")
+    if with_profile and request.isa:
+        raise ConfigError(f"--profile looks inside this process: set SKIPJACK_ISA={request.isa} instead of --isa")
     if grid is not None:
+        if with_profile or html_path is not None:
+            raise ConfigError("--profile and --html belong to one point, not to --sweep")
         _sweep(request, grid, csv_path, json_path, quiet)
         return
     if csv_path is not None:
         raise ConfigError("--csv belongs to --sweep; use --json for one point")
     report = with_progress(lambda watch: measure(request, watch), show=not quiet)
     _show(report, memory, quiet)
+    profiled = _profile(report) if with_profile else None
+    if profiled is not None:
+        console().print("\n".join(profile_lines(profiled)), markup=False)
+    found = {**as_json(report), "profile": profiled.as_dict() if profiled else None}
     if json_path is not None:
-        _write(json_path, json.dumps(as_json(report), indent=2))
+        _write(json_path, json.dumps(found, indent=2, default=float))
+    if html_path is not None:
+        milliseconds = {label: (1e3 * values).tolist() for label, values in report.latencies_s.items()}
+        write_html(html_path, found, profiled, milliseconds)
     _leave(report, fail_if_slower)
+
+
+def _profile(report: Report) -> Profile | None:
+    """What skipjack spends its time on, on inputs of the same sizes; None when it did not run the model."""
+    if not any(row.engine == "skipjack" for row in report.rows):
+        return None
+    settings = report.settings
+    shapes = json.loads(settings["input_shapes"])
+    return profile(Engine(settings["model_path"], settings["batch_size"], settings["num_cores"], input_shapes=shapes))
 
 
 def _sweep(request: Request, grid: str, csv_path: Path | None, json_path: Path | None, quiet: bool) -> None:
