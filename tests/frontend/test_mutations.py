@@ -3,7 +3,6 @@
 import os
 
 import pytest
-
 from benchmarks.mutate import DEFAULT_RUNNER, REFERENCE_RUNNER, STAGES, fuzz, report
 
 
