@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,3 +175,17 @@ def test_mistakes_are_one_line(skipjack: Invoke, tmp_path: Path) -> None:
     unwritable = skipjack("analyze", DIGITS, "--cores", 1, "--save", tmp_path / "no" / "file.json")
     assert unwritable.exit_code == 1
     assert "cannot be written" in unwritable.stderr
+
+
+@pytest.mark.skipif("SKIPJACK_TEST_ASSETS" not in os.environ, reason="SKIPJACK_TEST_ASSETS names no models")
+def test_a_pruned_model_of_the_wild() -> None:
+    folder = Path(os.environ["SKIPJACK_TEST_ASSETS"]) / "models/sparse_squeezenet_deepcompression"
+    path = folder / "squeezenet_dc.onnx"
+    if not path.exists():
+        pytest.skip(f"{path} is missing")
+    found = analyze(path, num_cores=1)
+    assert 0.66 < found.sparsity < 0.67
+    pruned = [x for x in found.layers if x.pattern and x.pattern.kind == "unstructured"]
+    assert len(pruned) >= 10
+    skip = next(a for a in found.advice if a.action == "skip")
+    assert set(skip.layers) <= {x.name for x in pruned}
