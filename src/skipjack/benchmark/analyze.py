@@ -103,9 +103,9 @@ class Analysis:
 def _plain(value: Layer | Advice) -> dict[str, Any]:
     if isinstance(value, Advice):
         return dataclasses.asdict(value)
-    pattern = (
-        None if value.pattern is None else {**dataclasses.asdict(value.pattern), "sparsity": value.pattern.sparsity}
-    )
+    found = value.pattern
+    shares = {} if found is None else {"sparsity": found.sparsity, "scattered": found.scattered}
+    pattern = None if found is None else {**dataclasses.asdict(found), **shares}
     fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     return {**fields, "pattern": pattern, "predicted_us": dict(value.predicted_us)}
 

@@ -47,9 +47,9 @@ class Pattern:
 
 def detect(zeros: np.ndarray) -> Pattern:
     """The pattern of a mask [outputs, positions, inputs] that is true where the weight is zero."""
-    rows = zeros.all(axis=(1, 2))
-    columns = zeros.all(axis=(0, 1))
-    live = ~(rows[:, None, None] | columns) & np.ones_like(zeros)
+    rows = np.asarray(zeros.all(axis=(1, 2)))
+    columns = np.asarray(zeros.all(axis=(0, 1)))
+    live = np.broadcast_to((~rows)[:, None, None] & ~columns, zeros.shape)
     sparsity = float(zeros[live].mean()) if live.any() else 0.0
     blocks: dict[str, float] = {}
     kind = "dense"
