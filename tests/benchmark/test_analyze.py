@@ -125,6 +125,21 @@ def test_weights_that_layers_share_count_once(tmp_path: Path) -> None:
     assert (found.parameters, found.operations) == (64, 2 * 2 * 64)
 
 
+def test_layers_of_unknown_size_have_no_prediction(tmp_path: Path, skipjack: Invoke) -> None:
+    weights = {"w": _made(1, 6), "shape": np.array([-1, 1], np.int64)}
+    nodes = [
+        helper.make_node("Unique", ["x"], ["u"], name="unique"),
+        helper.make_node("Reshape", ["u", "shape"], ["r"], name="reshape"),
+        helper.make_node("MatMul", ["r", "w"], ["y"], name="product"),
+    ]
+    path = _saved(tmp_path / "m.onnx", nodes, weights, 8)
+    layer = _layer(analyze(path, num_cores=1), "product")
+    assert (layer.operations, layer.now_us, dict(layer.predicted_us)) == (None, 0.0, {})
+    text = skipjack("analyze", path, "--cores", 1).stdout
+    assert "unknown" in text
+    assert "1 layer(s) left out" in text
+
+
 @pytest.fixture
 def skipjack() -> Invoke:
     return lambda *arguments: CliRunner().invoke(cli, [str(a) for a in arguments], prog_name="skipjack")

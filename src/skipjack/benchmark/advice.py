@@ -19,6 +19,7 @@ from skipjack.benchmark.roofline import (
 )
 
 _PRUNED_TO = 0.9
+_IN_BLOCKS = 0.95
 _WORTH_SHARE = 0.9
 _OF_THE_GAIN = 0.8
 _MOST_LAYERS = 8
@@ -74,7 +75,8 @@ def _can_have_blocks(layer: Candidate) -> bool:
     return (
         min(layer.width) >= _LEAST_WIDTH
         and layer.load.elements >= _LEAST_ELEMENTS
-        and layer.pattern.kind not in ("1x4", "1x16")
+        and layer.pattern.sparsity < _PRUNED_TO
+        and layer.pattern.blocks.get("1x4", 0.0) < _IN_BLOCKS
     )
 
 

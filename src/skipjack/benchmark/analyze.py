@@ -19,6 +19,8 @@ from skipjack.benchmark.patterns import Pattern, detect
 from skipjack.benchmark.roofline import Load, least_time, predictions
 from skipjack.benchmark.shapes import Shapes
 from skipjack.benchmark.weights import Scope, Weight, weight_of
+from skipjack.core.errors import InputError, ModelError
+from skipjack.core.trace import debug
 from skipjack.frontend.onnx_file import Source, import_model
 from skipjack.ir.graph import Graph, Node
 from skipjack.passes.propagate_types import specialize
@@ -31,7 +33,8 @@ class Layer:
     """One node with a weight or with arithmetic. operations is None when a shape depends on data.
 
     weight_shape is (outputs, positions, inputs). predicted_us says what each encoding would take; now_us what the layer
-    takes as it is stored, no zero skipped. Layers without a weight have only now_us.
+    takes as it is stored, no zero skipped. Layers without a weight have only now_us, those whose operations are not
+    known have neither.
     """
 
     name: str
@@ -137,13 +140,17 @@ def analyze(
 
 
 def _sized(graph: Graph, batch_size: int | None, input_shapes: Any) -> Graph:
-    """The graph with a number for every size."""
+    """The graph with a number for every size; sizes stay free when the model accepts no usual ones."""
     shapes = parse_shapes(graph.inputs, input_shapes)
     if batch_size is not None:
         shapes = {name: [batch_size, *sizes[1:]] for name, sizes in shapes.items()}
     declared = specialize(graph, input_shapes=shapes, batch_size=batch_size)
-    usual = {name: shape for name, (_, shape) in usual_shapes(input_specs(declared)).items()}
-    return specialize(declared, input_shapes=usual)
+    try:
+        usual = {name: shape for name, (_, shape) in usual_shapes(input_specs(declared)).items()}
+        return specialize(declared, input_shapes=usual)
+    except (ModelError, InputError) as error:
+        debug(1, f"operations stay unknown, give input shapes: {error}")
+        return declared
 
 
 def _walk(graph: Graph, outer: Scope | None) -> Iterator[tuple[Node, Scope, Shapes]]:
@@ -181,9 +188,11 @@ def _layer(
         us = least_time(dataclasses.replace(load, weight_bytes=0), limits).us
         layer = Layer(name, node.op, weight.elements, 0, weight.zeros.shape, weight.precision, False, pattern, us, {})
         return layer, None
+    shape = tuple(int(n) for n in weight.zeros.shape)
+    if total is None:
+        return Layer(name, node.op, weight.elements, None, shape, weight.precision, integers, pattern, 0.0, {}), None
     times = predictions(load, pattern.sparsity, pattern.blocks.get("1x4", 0.0), limits)
     now = times[encoding_now(integers).name]
-    shape = tuple(int(n) for n in weight.zeros.shape)
     layer = Layer(name, node.op, weight.elements, total, shape, weight.precision, integers, pattern, now, times)
     return layer, Candidate(name, (shape[0], shape[2]), pattern, load, integers, now, times)
 

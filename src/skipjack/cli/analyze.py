@@ -87,7 +87,7 @@ def _table(*columns: str, words: int) -> Table:
 
 def _print_layers(found: Analysis, everything: bool) -> None:
     encodings = list(dict.fromkeys(e for x in found.layers for e in x.predicted_us))
-    shown = [x for x in found.layers if x.predicted_us or everything]
+    shown = [x for x in found.layers if x.weight_shape or everything]
     if not everything:
         shown = sorted(shown, key=lambda x: -x.now_us)[:_SHOWN]
     table = _table("layer", "op", "pattern", "precision", "params", "ops", "zeros", *encodings, words=4)
@@ -150,6 +150,9 @@ def summary(found: Analysis, nodes: Profile | None) -> list[str]:
         f"  sparsity {found.sparsity:.2%}, quantized {found.quantised:.2%}",
         f"  predicted {about(found.predicted_us)} as stored, no zero skipped, on {found.limits.cores} core(s)",
     ]
+    unknown = sum(x.operations is None for x in found.layers)
+    if unknown:
+        lines.append(f"  {unknown} layer(s) left out: their sizes are not known, give --input-shapes")
     if nodes is not None:
         lines.append(f"  measured {about(nodes.total_us)}, {1e6 / nodes.total_us:.4g} calls/s")
     advice = [x.text for x in found.advice] or ["nothing that these figures show"]
