@@ -8,6 +8,7 @@ from skipjack.benchmark.measure import ROUNDS_COMPARED as ROUNDS
 from skipjack.benchmark.statistics import (
     PERCENTILES,
     geometric_mean_estimate,
+    launched_estimate,
     median_estimate,
     share_within,
     summarise,
@@ -30,6 +31,18 @@ def test_ten_percent_are_found() -> None:
     rng = np.random.default_rng(2)
     estimates = [median_estimate(noisy_rounds(rng, 1.1) / noisy_rounds(rng, 1.0)) for _ in range(200)]
     assert sum(e.low > 1.0 for e in estimates) >= 180
+
+
+def test_an_interval_covers_what_differs_between_launches() -> None:
+    rng = np.random.default_rng(5)
+    launches = np.repeat(np.arange(5), 4)
+    found = 0
+    for _ in range(200):
+        ratios = rng.lognormal(0.0, 0.03, 5)[launches] * rng.lognormal(0.0, 0.002, 20)
+        estimate = launched_estimate(ratios, launches)
+        found += estimate.low <= 1.0 <= estimate.high
+    assert found >= 190
+    assert launched_estimate(ratios, np.zeros(20)) == median_estimate(ratios)
 
 
 def test_a_geometric_mean_lies_between_its_groups() -> None:

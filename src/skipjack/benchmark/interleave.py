@@ -20,7 +20,7 @@ from skipjack.benchmark.engines import EngineSettings
 from skipjack.benchmark.processes import Contender, RunnerError, RunnerProcess, save_inputs
 from skipjack.benchmark.scenarios import Load, Turn
 from skipjack.benchmark.slo import highest_rate
-from skipjack.benchmark.statistics import Estimate, median_estimate
+from skipjack.benchmark.statistics import Estimate, launched_estimate, median_estimate
 from skipjack.session.teams import resolve_cores
 
 QUIET_SHARE = 0.97
@@ -43,6 +43,7 @@ class Agreement:
 class Plan:
     """What a comparison does: time_s of calls for each contender, cut into rounds, after warmup_s that do not count.
 
+    The processes are started anew `launches` times, spread over the rounds.
     load says how the calls come; its seconds and iterations are those of one round and are filled in from here.
     """
 
@@ -54,6 +55,7 @@ class Plan:
     slo_s: float | None = None
     with_reference: bool = True
     seed: int = 0
+    launches: int = 1
 
     def turn(self, index: int) -> Load:
         """The load of one round."""
@@ -82,6 +84,7 @@ class Comparison:
     agreement: dict[str, Agreement] = field(default_factory=dict[str, Agreement])
     startup: dict[str, Startup] = field(default_factory=dict[str, Startup])
     memory: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    launch: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     max_rate: dict[str, float] = field(default_factory=dict[str, float])
     refused: dict[str, str] = field(default_factory=dict[str, str])
     differs: set[str] = field(default_factory=set[str])
@@ -99,6 +102,10 @@ class Comparison:
         """Per round, how many times longer `label` took than `baseline`."""
         kept = self._kept(label, baseline)
         return self.round_s[label][kept] / self.round_s[baseline][kept]
+
+    def ratio_estimate(self, label: str, baseline: str) -> Estimate:
+        """How many times longer `label` takes than `baseline`, with an interval that holds for other launches, too."""
+        return launched_estimate(self.ratios(label, baseline), self.launch[self._kept(label, baseline)])
 
     def quiet_rounds(self) -> tuple[int, int]:
         """Rounds in which no engine lost its cores, and all rounds."""
@@ -156,7 +163,7 @@ def compare(
                 runner = stand.admit(contender)
                 if runner is not None:
                     live[contender.label] = runner
-            _take_turns(live, plan, result, watch)
+            _take_turns(live, plan, result, watch, stand.relaunch)
             if plan.slo_s is not None:
                 _search_rates(live, plan, result, watch)
             for label, runner in live.items():
@@ -199,6 +206,18 @@ class _Stand:
             return None
         return runner
 
+    def relaunch(self, runner: RunnerProcess) -> RunnerProcess:
+        """The same contender in a new process; the old one ends."""
+        runner.close()
+        fresh = RunnerProcess(runner.contender, self.cores)
+        try:
+            fresh.load(self.folder / "inputs.npz")
+            fresh.outputs(self.folder)
+        except RunnerError:
+            fresh.close()
+            raise
+        return fresh
+
     def _agrees(self, contender: Contender, outputs: list[np.ndarray]) -> bool:
         label, tolerance = contender.label, contender.tolerance
         if contender.model not in self.expected:
@@ -228,16 +247,25 @@ class _Stand:
             runner.close()
 
 
-def _take_turns(live: dict[str, RunnerProcess], plan: Plan, result: Comparison, watch: Watch) -> None:
+def _take_turns(
+    live: dict[str, RunnerProcess],
+    plan: Plan,
+    result: Comparison,
+    watch: Watch,
+    relaunch: Callable[[RunnerProcess], RunnerProcess],
+) -> None:
     order = random.Random(plan.seed)
     turns: dict[str, list[Turn]] = {label: [] for label in live}
     quiet: dict[str, list[bool]] = {label: [] for label in live}
     figures: dict[str, list[float]] = {label: [] for label in live}
-    for label, runner in live.items():
-        if plan.warmup_s > 0:
-            watch(f"warm up {label}", 0.0)
-            runner.turn(replace(plan.load, seconds=plan.warmup_s, iterations=None, seed=plan.seed))
+    launch = np.arange(plan.rounds) * plan.launches // plan.rounds
+    warm = replace(plan.load, seconds=max(plan.warmup_s / plan.launches, 1e-3), iterations=None, seed=plan.seed)
     for index in range(plan.rounds):
+        if index == 0 or launch[index] != launch[index - 1]:
+            for label in live:
+                watch(f"warm up {label}", index / plan.rounds)
+                live[label] = relaunch(live[label]) if index else live[label]
+                live[label].turn(warm)
         labels = list(live)
         order.shuffle(labels)
         for label in labels:
@@ -248,6 +276,7 @@ def _take_turns(live: dict[str, RunnerProcess], plan: Plan, result: Comparison, 
             figures[label].append(figure)
             quiet[label].append(undisturbed)
     result.turns = turns
+    result.launch = launch
     result.round_s = {label: np.array(values) for label, values in figures.items()}
     result.quiet = {label: np.array(values) for label, values in quiet.items()}
 

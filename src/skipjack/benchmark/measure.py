@@ -22,6 +22,7 @@ ONEDNN_ISA = {"avx2": "AVX2", "avx512": "AVX512_CORE", "avx512vnni": "AVX512_COR
 PRECISIONS = {"fp32": "float32", "float32": "float32", "bf16": "bfloat16", "bfloat16": "bfloat16"}
 PINNINGS = ("core", "none")
 ROUNDS_COMPARED, ROUNDS_ALONE = 21, 5
+LAUNCHES_COMPARED = 5
 SHORTEST_S = 3.0
 
 
@@ -150,6 +151,7 @@ def _contender(resolved: _Resolved, engine: str, label: str, subject: Subject) -
 
 def _plan(resolved: _Resolved) -> Plan:
     request = resolved.request
+    compared = len(resolved.engines) > 1 or request.baseline is not None
     return Plan(
         load=Load(resolved.scenario, streams=resolved.streams, rate=request.rate),
         rounds=resolved.rounds,
@@ -157,7 +159,8 @@ def _plan(resolved: _Resolved) -> Plan:
         warmup_s=request.warmup_s,
         iterations=request.iterations,
         slo_s=None if request.slo_ms is None else request.slo_ms / 1e3,
-        with_reference=len(resolved.engines) > 1 or request.baseline is not None,
+        launches=min(LAUNCHES_COMPARED, resolved.rounds) if compared else 1,
+        with_reference=compared,
         seed=request.seed,
     )
 

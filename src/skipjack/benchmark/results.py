@@ -10,7 +10,7 @@ import numpy as np
 import skipjack
 from skipjack.benchmark.interleave import Agreement, Comparison, Startup
 from skipjack.benchmark.scenarios import OLD_NAMES, SCHEDULERS
-from skipjack.benchmark.statistics import Estimate, Latencies, median_estimate, share_within, summarise
+from skipjack.benchmark.statistics import Estimate, Latencies, share_within, summarise
 
 SCHEMA_VERSION = 1
 
@@ -84,7 +84,7 @@ def make_rows(
                 peak_rss_bytes=comparison.memory[label]["peak_rss_bytes"],
                 unanswered=len(latencies) - answered,
                 agreement=comparison.agreement.get(label),
-                speed_ratio=median_estimate(comparison.ratios(label, first)) if compared else None,
+                speed_ratio=comparison.ratio_estimate(label, first) if compared else None,
                 within_slo=None if slo_s is None else share_within(latencies, slo_s),
                 highest_rate=comparison.max_rate.get(label),
             )
