@@ -40,7 +40,7 @@ def analyze(
     as_json: bool,
     save: Path | None,
 ) -> None:
-    """Count parameters, operations and zeros per layer, and say what would make the model faster.
+    """Count parameters, operations and zeros, and say what would make a model faster.
 
     Predicted times come from the peaks of this machine, measured now, and from what part of them kernels for each
     encoding reach; they compare ways to store a weight and are no measurements of this model.
