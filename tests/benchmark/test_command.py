@@ -25,7 +25,7 @@ from skipjack.cli.main import cli
 from skipjack.core.errors import ConfigError
 
 DIGITS = FOLDER / "digits.onnx"
-QUICK = ("--time", "0.2", "--warmup", "0", "--num-cores", "1")
+QUICK = ("--time", "0.2", "--warmup", "0", "--num-cores", "1", "--rounds", "2")
 LABELS = (
     "Original Model Path: ",
     "Batch Size: 2",
@@ -113,7 +113,7 @@ def test_poisson_arrivals_end_to_end() -> None:
 
 def test_a_sweep_is_a_table_and_a_file(tmp_path: Path) -> None:
     path = tmp_path / "sweep.csv"
-    result = benchmark(DIGITS, *QUICK[:4], "--sweep", "batch=1,3 cores=1", "--csv", path)
+    result = benchmark(DIGITS, *QUICK[:4], "--rounds", 1, "--sweep", "batch=1,3 cores=1", "--csv", path)
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert tuple(rows[0]) == COLUMNS
