@@ -15,7 +15,7 @@ from skipjack.ir.graph import Node
 from skipjack.ir.types import PLAIN, Layout
 from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Place, Work, float_word, trace
 from skipjack.lang import interpreter
-from skipjack.targets.target import Target, host, runnable
+from skipjack.targets.target import AVX2, AVX512, Target, host, runnable
 
 _PAGE = mmap.PAGESIZE
 _libraries: dict[tuple[str, KernelSpec], tuple[Library, int]] = {}
@@ -84,12 +84,18 @@ def from_blocked(x: np.ndarray, channels: int) -> np.ndarray:
 
 
 Call = Callable[[int, int, int, int], None]
-_INTERPRETED_INSTRUCTIONS = 3_000_000
+_INTERPRETED_INSTRUCTIONS = 150_000
+TARGETS: tuple[Target, ...] = (AVX2, AVX512)
 
 
 def executes(target: Target) -> bool:
     """Whether this machine runs code for the target."""
     return any(t.name == target.name for t in runnable())
+
+
+def target_id(target: Target) -> str:
+    """A target in the name of a test; says so when the kernel interpreter stands in for the machine."""
+    return target.name if executes(target) else f"{target.name}-interpreted"
 
 
 def _compiled(spec: KernelSpec, target: Target) -> tuple[Call, int]:

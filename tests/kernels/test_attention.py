@@ -6,16 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import run_lowering
+from harness import TARGETS, run_lowering, target_id
 
 import skipjack.ops.all  # noqa: F401
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK, Node
 from skipjack.kernels.attention import ATTENTION
 from skipjack.ops.execute import run_node
-from skipjack.targets.target import AVX2, AVX512, Target, runnable
-
-TARGETS = [t for t in (AVX2, AVX512) if t in runnable()] or runnable()[:1]
+from skipjack.targets.target import Target
 
 
 def made(*shape: int) -> np.ndarray:
@@ -55,21 +53,21 @@ def operands(
     return [laid_out(x, "bsf" if c == "f" else "bhsd") for x, c in zip((q, k, v), layouts, strict=False)]
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("sq, sk", [(1, 1), (1, 200), (7, 15), (14, 128), (15, 129), (33, 127), (145, 300)])
 @pytest.mark.parametrize("d, dv", [(64, 64), (1, 3), (20, 33)])
 def test_sizes(sq: int, sk: int, d: int, dv: int, target: Target) -> None:
     check(operands(2, (3, 3), sq, sk, d, dv), "hhhh", (3, 3), target)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("layouts", ["ffff", "fhfh", "hffh", "hhhf"])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)])
 def test_layouts_and_shared_heads(layouts: str, heads: tuple[int, int], target: Target) -> None:
     check(operands(2, heads, 19, 40, 32, 32, layouts), layouts, heads, target)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("offset", ["end", "start"])
 @pytest.mark.parametrize("sq, sk", [(5, 5), (40, 170), (150, 30), (150, 150)])
 @pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
@@ -77,7 +75,7 @@ def test_causal(heads: tuple[int, int], sq: int, sk: int, offset: str, target: T
     check(operands(1, heads, sq, sk, 16, 16), "hhhh", heads, target, causal=1, causal_offset=offset)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize(
     "shape", [(2, 4, 21, 150), (1, 1, 21, 150), (2, 1, 1, 150), (4, 21, 150), (21, 1), (150,), (1, 4, 21, 1)]
 )
@@ -91,7 +89,7 @@ def test_masks(shape: tuple[int, ...], kind: type, target: Target) -> None:
     check(inputs, "hhhh", (4, 2), target, causal=1, softcap=5.0)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 def test_rows_without_any_key_are_zero(target: Target) -> None:
     mask = np.ones((1, 1, 20, 260), np.bool_)
     mask[..., 4, :] = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from harness import run_lowering
+from harness import TARGETS, run_lowering, target_id
 
 import skipjack.kernels.conv_depthwise
 import skipjack.kernels.conv_direct
@@ -24,9 +24,8 @@ from skipjack.kernels.launch import Lowering, lowerings
 from skipjack.lang.expr import arg, maximum, sigmoid
 from skipjack.ops.contraction import conv, conv_transpose
 from skipjack.ops.registry import Ref, lookup
-from skipjack.targets.target import AVX2, Target, host
+from skipjack.targets.target import Target, host
 
-TARGETS = [host(), AVX2] if host().vl != AVX2.vl else [host()]
 _F = DType.F32
 
 
@@ -106,7 +105,7 @@ DIRECT = [
 ]
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("shape,maps,kernel,options", DIRECT)
 def test_direct(shape, maps, kernel, options, target: Target) -> None:
     check_conv("conv_direct", shape, maps, kernel, target=target, **options)
@@ -119,7 +118,7 @@ PLAIN_CONVS = [
 ]
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("shape,maps,kernel,options", PLAIN_CONVS)
 def test_plain(shape, maps, kernel, options, target: Target) -> None:
     check_conv("conv_plain", shape, maps, kernel, target=target, **options)
@@ -142,7 +141,7 @@ def test_plain_types(dtype, stride: int) -> None:
         np.testing.assert_allclose(got.astype(np.float64), want, rtol=2.0**-bits, atol=2.0**-bits * 0.1)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize(
     "shape,maps,kernel,options",
     [
@@ -156,7 +155,7 @@ def test_stem(shape, maps, kernel, options, target: Target) -> None:
     check_conv("conv_stem", shape, maps, kernel, target=target, **options)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize(
     "shape,kernel,options",
     [
@@ -172,7 +171,7 @@ def test_depthwise(shape, kernel, options, target: Target) -> None:
     check_conv("conv_depthwise", shape, shape[1], kernel, group=shape[1], target=target, **options)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize(
     "shape,maps,options",
@@ -188,7 +187,7 @@ def test_winograd(m: int, shape, maps, options, target: Target) -> None:
     check_conv(f"conv_winograd{m}", shape, maps, (3, 3), target=target, tolerance=1e-5, **options)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("m", [2, 3, 4])
 @pytest.mark.parametrize(
     "shape,maps,options",
@@ -219,7 +218,7 @@ def test_winograd_in_bands_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) ->
     assert np.array_equal(check_conv("conv_winograd4", shape, 24, (3, 3), tolerance=1e-5, **options), whole)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("name", ["conv_direct", "conv_winograd4"])
 def test_an_epilogue_of_many_instructions(name: str, target: Target) -> None:
     rng = np.random.default_rng(4)
@@ -283,13 +282,13 @@ def check_transposed(
         np.testing.assert_allclose(got, want, rtol=0, atol=3e-6 * scale)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("shape,weight,options", TRANSPOSED)
 def test_transposed_phases(shape, weight, options, target: Target) -> None:
     check_transposed("conv_transpose_phases", shape, weight, target, **options)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize(
     "shape,weight,options",
     [*TRANSPOSED, ((1, 6, 5, 9), (6, 2, 3, 3), {"strides": (3, 2), "dilations": (2, 2), "group": 3, "extras": "c"})],
@@ -339,7 +338,7 @@ POOLS = [
 ]
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
 @pytest.mark.parametrize("shape,attrs", POOLS)
 def test_pool(op: str, shape, attrs, target: Target) -> None:
@@ -349,14 +348,14 @@ def test_pool(op: str, shape, attrs, target: Target) -> None:
     check_op("pool_blocked", op, x, attrs, target)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("op", ["GlobalAveragePool", "GlobalMaxPool"])
 @pytest.mark.parametrize("shape", [(2, 20, 7, 7), (1, 16, 1, 1), (1, 33, 50)])
 def test_global_pool(op: str, shape, target: Target) -> None:
     check_op("global_pool_blocked", op, np.random.default_rng(1).standard_normal(shape, np.float32), {}, target)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
 @pytest.mark.parametrize("shape,attrs", POOLS)
 def test_pool_plain(op: str, shape, attrs, target: Target) -> None:
@@ -368,7 +367,7 @@ def test_pool_plain(op: str, shape, attrs, target: Target) -> None:
     check_op("pool_plain", op, x, attrs, target)
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint8, np.int8, np.float64])
 @pytest.mark.parametrize("order", [0, 1])
 def test_max_pool_indices(dtype, order: int, target: Target) -> None:
@@ -390,7 +389,7 @@ def test_max_pool_keeps_nan() -> None:
     check_op("pool_blocked", "MaxPool", x, {"kernel_shape": (2, 2), "strides": (2, 2)}, host())
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("shape", [(1, 16, 4, 4), (2, 3, 7, 9), (1, 40, 300), (1, 17, 2, 3, 5), (1, 1, 1)])
 def test_reorder(shape, target: Target) -> None:
     x = np.random.default_rng(1).standard_normal(shape, np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.kernels.harness import executes, run_lowering
+from tests.kernels.harness import executes, run_lowering, target_id
 
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK, Node
@@ -15,7 +15,7 @@ from skipjack.lang.program import I64, PTR
 from skipjack.targets.target import AVX2, AVX512, host
 
 
-@pytest.mark.parametrize("target", [AVX2, AVX512], ids=lambda t: t.name)
+@pytest.mark.parametrize("target", [AVX2, AVX512], ids=target_id)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 17, 33), (15, 20, 16)], ids=str)
 def test_a_product_has_the_same_bits_compiled_and_interpreted(target, shape):
     if not executes(target):
