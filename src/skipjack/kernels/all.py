@@ -22,6 +22,7 @@ import skipjack.kernels.local_response
 import skipjack.kernels.matmul
 import skipjack.kernels.movement
 import skipjack.kernels.non_zero
+import skipjack.kernels.nms
 import skipjack.kernels.norms
 import skipjack.kernels.pointwise
 import skipjack.kernels.pool

@@ -20,6 +20,7 @@ import skipjack.ops.microsoft_quant
 import skipjack.ops.ml
 import skipjack.ops.ml_models
 import skipjack.ops.movement
+import skipjack.ops.nms
 import skipjack.ops.norm
 import skipjack.ops.pointwise
 import skipjack.ops.pool

@@ -200,7 +200,7 @@ def _nms_rule(i: Infer) -> list[ValueType]:
     return [tensor(DType.I64, i.fresh("boxes"), 3)]
 
 
-def _corners(boxes: np.ndarray, center_point: bool) -> np.ndarray:
+def box_corners(boxes: np.ndarray, center_point: bool) -> np.ndarray:
     """Boxes as (low, low, high, high)."""
     if center_point:
         half = boxes[:, 2:] / 2
@@ -217,7 +217,10 @@ def _overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
 
 
-def _selected(boxes: np.ndarray, scores: np.ndarray, limit: int, iou: float, least: float | None) -> list[int]:
+def selected_boxes(
+    boxes: np.ndarray, scores: np.ndarray, limit: int, iou: float, least: float | None
+) -> list[int]:
+    """Indices of the boxes kept, the best first; of equal scores the earlier box is better."""
     order = np.argsort(-scores, kind="stable")
     if least is not None:
         order = order[scores[order] > least]
@@ -237,9 +240,9 @@ def _nms(r: Ref) -> list[Any]:
     found = [
         (n, c, b)
         for n in range(scores.shape[0])
-        for corners in [_corners(boxes[n], bool(r.attr("center_point_box", 0)))]
+        for corners in [box_corners(boxes[n], bool(r.attr("center_point_box", 0)))]
         for c in range(scores.shape[1])
-        for b in _selected(corners, scores[n, c], int(limit or 0), float(iou or 0), least)
+        for b in selected_boxes(corners, scores[n, c], int(limit or 0), float(iou or 0), least)
     ]
     return [np.array(found, np.int64).reshape(-1, 3)]
 

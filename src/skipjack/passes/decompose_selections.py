@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX, SKIPJACK, Graph, Node
+from skipjack.ops.nms import LIST, SELECT
 from skipjack.passes.canonicalise_contractions import int_attr
 from skipjack.passes.rewrite import Edit, node
 
 
 @dataclass(frozen=True)
 class DecomposeSelections:
-    """NonZero counts first, then fills indices of that many elements; Compress gathers at the indices of NonZero."""
+    """NonZero counts first, then fills indices of that many elements; Compress gathers at the indices of NonZero.
+
+    NonMaxSuppression selects into a table of the largest size, then lists as many rows as were selected.
+    """
 
     name: str = "decompose_selections"
 
@@ -63,7 +67,23 @@ def _compress(edit: Edit, n: Node) -> None:
     edit.replace(n, made)
 
 
+def _non_max_suppression(edit: Edit, n: Node) -> None:
+    boxes, scores = edit.tensor(n.input(0)), edit.tensor(n.input(1))
+    if boxes is None or scores is None or boxes.rank != 3 or scores.rank != 3 or not n.input(2):
+        return
+    table, counts, total = (edit.name(f"{n.outputs[0]}.{what}") for what in ("table", "counts", "total"))
+    center = int_attr(n, "center_point_box", 0)
+    select = node(SELECT, n.inputs, table, SKIPJACK, center_point_box=center)
+    made = [
+        replace(select, outputs=(table, counts)),
+        node("ReduceSum", (counts,), total, keepdims=0),
+        node(LIST, (table, counts, total), n.outputs[0], SKIPJACK),
+    ]
+    edit.replace(n, made)
+
+
 _RULES: dict[tuple[str, str], Callable[[Edit, Node], None]] = {
     (ONNX, "NonZero"): _non_zero,
     (ONNX, "Compress"): _compress,
+    (ONNX, "NonMaxSuppression"): _non_max_suppression,
 }
