@@ -63,9 +63,11 @@ def pack_panels(w: np.ndarray, columns: int) -> np.ndarray:
     """[K, M] as f32 [panel][K][columns], zeros behind the last column."""
     depth, m = w.shape
     panels = -(-m // columns)
-    padded = np.zeros((depth, panels * columns), np.float32)
-    padded[:, :m] = w
-    return np.ascontiguousarray(padded.reshape(depth, panels, columns).transpose(1, 0, 2))
+    full = w
+    if w.dtype != np.float32 or m % columns:
+        full = np.zeros((depth, panels * columns), np.float32)
+        full[:, :m] = w
+    return full.reshape(depth, panels, columns).transpose(1, 0, 2)
 
 
 def part(k: Kernel, index: V, of: V, total: V) -> tuple[V, V]:

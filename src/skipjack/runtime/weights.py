@@ -41,7 +41,7 @@ class Weights:
         with self._lock:
             key = (name, recipe)
             if key not in self._packed:
-                self._packed[key] = self._hold(_contiguous(pack(self._constants[name])))
+                self._packed[key] = self._hold(pack(self._constants[name]))
                 forget_pages(self._constants[name])
             return self._packed[key]
 
