@@ -21,8 +21,8 @@ import skipjack.kernels.layout
 import skipjack.kernels.local_response
 import skipjack.kernels.matmul
 import skipjack.kernels.movement
-import skipjack.kernels.non_zero
 import skipjack.kernels.nms
+import skipjack.kernels.non_zero
 import skipjack.kernels.norms
 import skipjack.kernels.pointwise
 import skipjack.kernels.pool
