@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Generator, Sequence
 from types import SimpleNamespace
 
-from skipjack.lang.program import F32, F64, I1, I32, I64, PTR, If, Instr, Loop, Program, Reg, Stmt, Ty, While
+from skipjack.lang.program import F32, I1, I32, I64, PTR, If, Instr, Loop, Program, Reg, Stmt, Ty, While
 
 Operand = "V | Var | int | float"
 
@@ -411,6 +411,3 @@ class Kernel:
         yield
         body, self._body = self._body, outer
         self._body.append(While(head, condition.reg, body))
-
-
-FLOATS = (F32, F64)

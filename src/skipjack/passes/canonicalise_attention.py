@@ -12,7 +12,7 @@ from skipjack.ir.graph import MS, ONNX, SKIPJACK, Attr, Graph, Node
 from skipjack.ir.types import Shape
 from skipjack.passes.canonicalise_contractions import float_attr, int_attr, ints_attr
 from skipjack.passes.decompose_norms import counting
-from skipjack.passes.rewrite import Edit, node
+from skipjack.passes.rewrite import Edit, apply_rules, node
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,7 @@ class CanonicaliseAttention:
     name: str = "canonicalise_attention"
 
     def apply(self, graph: Graph) -> Graph:
-        edit = Edit(graph)
-        for n in graph.nodes:
-            rule = _RULES.get((n.domain, n.op))
-            if rule is not None:
-                rule(edit, n)
-        return edit.finish()
+        return apply_rules(graph, _RULES)
 
 
 def is_read(edit: Edit, n: Node, index: int) -> bool:

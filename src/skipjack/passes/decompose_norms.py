@@ -10,7 +10,7 @@ import numpy as np
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import MS, ONNX, Graph, Node
 from skipjack.passes.canonicalise_contractions import float_attr, int_attr
-from skipjack.passes.rewrite import Edit, node
+from skipjack.passes.rewrite import Edit, apply_rules, node
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,7 @@ class DecomposeNorms:
     name: str = "decompose_norms"
 
     def apply(self, graph: Graph) -> Graph:
-        edit = Edit(graph)
-        for n in graph.nodes:
-            rule = _RULES.get((n.domain, n.op))
-            if rule is not None:
-                rule(edit, n)
-        return edit.finish()
+        return apply_rules(graph, _RULES)
 
 
 def _is_read(edit: Edit, n: Node, index: int) -> bool:

@@ -11,7 +11,7 @@ from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX, SKIPJACK, Graph, Node
 from skipjack.ops.nms import LIST, SELECT
 from skipjack.passes.canonicalise_contractions import int_attr
-from skipjack.passes.rewrite import Edit, node
+from skipjack.passes.rewrite import Edit, apply_rules, node
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,7 @@ class DecomposeSelections:
     name: str = "decompose_selections"
 
     def apply(self, graph: Graph) -> Graph:
-        edit = Edit(graph)
-        for n in graph.nodes:
-            rule = _RULES.get((n.domain, n.op))
-            if rule is not None:
-                rule(edit, n)
-        return edit.finish()
+        return apply_rules(graph, _RULES)
 
 
 def _indices(edit: Edit, x: str, result: str) -> list[Node]:

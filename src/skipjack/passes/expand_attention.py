@@ -12,7 +12,7 @@ from skipjack.core.dtypes import DType
 from skipjack.ir.graph import MS, ONNX, SKIPJACK, Attr, Graph, Node
 from skipjack.passes.canonicalise_attention import attention_attrs, is_read
 from skipjack.passes.canonicalise_contractions import float_attr, int_attr
-from skipjack.passes.rewrite import Edit, node
+from skipjack.passes.rewrite import Edit, apply_rules, node
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,7 @@ class ExpandAttention:
     name: str = "expand_attention"
 
     def apply(self, graph: Graph) -> Graph:
-        edit = Edit(graph)
-        for n in graph.nodes:
-            rule = _RULES.get((n.domain, n.op))
-            if rule is not None:
-                rule(edit, n)
-        return edit.finish()
+        return apply_rules(graph, _RULES)
 
 
 @dataclass

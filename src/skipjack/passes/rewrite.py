@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -117,6 +117,19 @@ class Edit:
 def node(op: str, inputs: Sequence[str], output: str, domain: str = ONNX, **attrs: Attr) -> Node:
     """A node with one output; Edit.replace gives it its origin."""
     return Node(op, tuple(inputs), (output,), MappingProxyType(attrs), domain)
+
+
+Rule = Callable[[Edit, Node], None]
+
+
+def apply_rules(graph: Graph, rules: Mapping[tuple[str, str], Rule]) -> Graph:
+    """The graph after every node met the rule of its (domain, operator)."""
+    edit = Edit(graph)
+    for n in graph.nodes:
+        rule = rules.get(n.key)
+        if rule is not None:
+            rule(edit, n)
+    return edit.finish()
 
 
 def _constant_types(constants: Mapping[str, np.ndarray], graph: Graph) -> dict[str, TensorType]:

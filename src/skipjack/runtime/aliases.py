@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX
-from skipjack.kernels.launch import Bound, Work
+from skipjack.kernels.launch import Work
 
 _RENAMES = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 
@@ -88,10 +87,3 @@ _RULES: dict[str, Callable[[Work, int], int | None]] = {
     "Split": _split,
     "Slice": _slice,
 }
-
-VIEW_OPS = _RENAMES | frozenset({"Dropout"})
-
-
-def has_storage(b: Bound) -> bool:
-    """Whether a value is held in memory kernels can read (strings are not)."""
-    return b.dtype is not DType.STRING

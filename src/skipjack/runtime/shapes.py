@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from skipjack.core.dims import Sym, evaluate, symbols
 from skipjack.core.errors import ModelError
 from skipjack.ir.graph import Graph, Node
@@ -93,8 +91,3 @@ def _inferred_shapes(
             sizes.learn(old, shape, str(node.origin))
         found.append(shape)
     return found
-
-
-def host_value(array: np.ndarray) -> np.ndarray:
-    """An array as rules for known values expect it."""
-    return np.asarray(array)
