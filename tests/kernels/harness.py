@@ -13,6 +13,7 @@ from skipjack.codegen.jit import Library, compile_here
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import Node
 from skipjack.ir.types import PLAIN, Layout
+from skipjack.kernels.kinds import kind_of_input, kind_of_outputs, layout_of
 from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Place, Work, float_word, trace
 from skipjack.lang import interpreter
 from skipjack.targets.target import AVX2, AVX512, Target, host, runnable
@@ -75,6 +76,35 @@ def to_blocked(x: np.ndarray, block: int) -> np.ndarray:
     padded = np.zeros((n, blocks * block, *s), x.dtype)
     padded[:, :c] = x
     return np.ascontiguousarray(np.moveaxis(padded.reshape(n, blocks, block, *s), 2, -1))
+
+
+def to_columns(x: np.ndarray, layout: Layout) -> np.ndarray:
+    """[..., F] to [positions/block, F/pack, block, pack]; features padded with zeros, positions with 0xFF bytes."""
+    rows = x.reshape(-1, x.shape[-1])
+    tiles, groups = -(-len(rows) // layout.block), -(-rows.shape[1] // layout.pack)
+    padded = np.zeros((tiles * layout.block, groups * layout.pack), x.dtype)
+    padded[len(rows) :] = np.frombuffer(b"\xff" * x.itemsize, x.dtype)[0]
+    padded[: len(rows), : rows.shape[1]] = rows
+    return np.ascontiguousarray(padded.reshape(tiles, layout.block, groups, layout.pack).transpose(0, 2, 1, 3))
+
+
+def arranged(x: np.ndarray, layout: Layout) -> np.ndarray:
+    """A plain array in a layout."""
+    if layout.kind == "blocked":
+        return to_blocked(x, layout.block)
+    return to_columns(x, layout) if layout.kind == "columns" else x
+
+
+def restored(raw: np.ndarray, layout: Layout, shape: Sequence[int]) -> np.ndarray:
+    """The plain array of memory in a layout."""
+    if layout.kind == "blocked":
+        n, c, *s = shape
+        return from_blocked(raw.reshape(n, -(-c // layout.block), *s, layout.block), c)
+    if layout.kind == "columns":
+        features, positions = shape[-1], int(np.prod(shape[:-1], dtype=np.int64))
+        tiles = raw.reshape(-1, -(-features // layout.pack), layout.block, layout.pack).transpose(0, 2, 1, 3)
+        return tiles.reshape(tiles.shape[0] * layout.block, -1)[:positions, :features].reshape(shape)
+    return raw.reshape(shape)
 
 
 def from_blocked(x: np.ndarray, channels: int) -> np.ndarray:
@@ -156,36 +186,30 @@ def run_lowering(
 ) -> list[np.ndarray]:
     """The outputs of one node run by one lowering; constants lists the inputs given as constants.
 
-    With a blocked lowering, inputs of rank 3 and up that are not constants, and outputs of rank 3 and up, are blocked.
+    Inputs that are not constants and outputs have the layout that the lowering's kind of layout gives them.
     """
     t = target or host()
     memory = GuardedMemory()
-    block = Layout("blocked", t.vl)
-
-    def layout(rank: int, constant: bool) -> Layout:
-        return block if entry.layouts == "blocked" and rank >= 3 and not constant else PLAIN
 
     bound: list[Bound | None] = []
     for i, x in enumerate(inputs):
         if x is None:
             bound.append(None)
             continue
-        lay = (layouts or {}).get(i, layout(x.ndim, i in constants))
-        data = to_blocked(x, lay.block) if lay.kind == "blocked" else x
+        dtype = DType.from_numpy(x.dtype)
+        natural = PLAIN if i in constants else layout_of(kind_of_input(entry.layouts, i), dtype, x.ndim, t)
+        lay = (layouts or {}).get(i, natural)
+        data = arranged(x, lay)
         value = x if i in constants else None
         bound.append(Bound(f"in{i}", DType.from_numpy(x.dtype), x.shape, memory.put(data), lay, value))
     outs: list[Bound] = []
     for i, (dtype, shape) in enumerate(out_types):
-        lay = layout(len(shape), False)
+        lay = layout_of(kind_of_outputs(entry.layouts), dtype, len(shape), t)
         b = Bound(f"out{i}", dtype, shape, Place(0), lay)
         outs.append(Bound(b.name, dtype, shape, memory.reserve(b.nbytes), lay))
     execute(entry.lower(Work(node, bound, outs, memory, t)), memory, t, threads, interpret)
     results: list[np.ndarray] = []
     for b in outs:
-        if b.layout.kind == "blocked":
-            n, c, *s = b.shape
-            raw = memory.read(b.place, b.dtype.np, (n, -(-c // b.layout.block), *s, b.layout.block))
-            results.append(from_blocked(raw, c))
-        else:
-            results.append(memory.read(b.place, b.dtype.np, b.shape))
+        raw = memory.read(b.place, b.dtype.np, (b.layout.elements(b.shape),))
+        results.append(restored(raw, b.layout, b.shape))
     return results

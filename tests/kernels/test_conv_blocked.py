@@ -71,14 +71,8 @@ def check_conv(
     node = Node("Conv", names, ("y",), attrs, SKIPJACK)
     t = target or host()
     entry = named(SKIPJACK, "Conv", name)
-    layouts = {0: PLAIN} if entry.layouts == "stem" else None
-    entry = Lowering(
-        name, SKIPJACK, "Conv", entry.accepts, entry.lower, "plain" if entry.layouts == "plain" else "blocked"
-    )
     results = [
-        run_lowering(
-            entry, node, [x, w, *more], [(_F, want.shape)], constants=[1], target=t, threads=n, layouts=layouts
-        )[0]
+        run_lowering(entry, node, [x, w, *more], [(_F, want.shape)], constants=[1], target=t, threads=n)[0]
         for n in (1, 2, 3)
     ]
     assert np.array_equal(results[0], results[1]), "two threads give other bits"
@@ -395,7 +389,7 @@ def test_reorder(shape, target: Target) -> None:
     x = np.random.default_rng(1).standard_normal(shape, np.float32)
     base = named(SKIPJACK, "Reorder", "reorder")
     for to, source in (("blocked", PLAIN), ("plain", None)):
-        node = Node("Reorder", ("x",), ("y",), {"to": to}, SKIPJACK)
+        node = Node("Reorder", ("x",), ("y",), {"to": to if to == "plain" else f"blocked{target.vl}"}, SKIPJACK)
         entry = Lowering("reorder", SKIPJACK, "Reorder", base.accepts, base.lower, "blocked")
         if to == "plain":
             got = _to_plain(node, base, x, target)

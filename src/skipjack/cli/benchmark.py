@@ -28,9 +28,7 @@ class Threshold(click.ParamType):
 
     name = "ratio"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, str | None]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, str | None]:
         if not isinstance(value, str):
             return value
         number, _, engine = value.partition(":")
@@ -53,42 +51,99 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     show_default=True,
     help="sync, async (several streams), elastic, poisson (random arrivals at --rate) or offline.",
 )
-@click.option("-b", "--batch-size", "--batch_size", type=click.IntRange(min=0), default=1, show_default=True,
-              help="First dimension of every input; 0 keeps the model's own.")
-@click.option("-i", "--input-shapes", "--input_shapes", "-shapes", type=Shapes(),
-              help='One shape per input: "[1,128],[1,128]".')
-@click.option("--sequence-length", "--sequence_length", "-seq_len", type=click.IntRange(min=1),
-              help="Length of the inputs that are rows of positions.")
-@click.option("--num-cores", "--num_cores", "-ncores", type=click.IntRange(min=1),
-              help="Physical cores; all if not given.")
-@click.option("--num-streams", "--num_streams", "-nstreams", type=click.IntRange(min=1),
-              help="Requests at once; half the cores if not given, one for sync.")
+@click.option(
+    "-b",
+    "--batch-size",
+    "--batch_size",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="First dimension of every input; 0 keeps the model's own.",
+)
+@click.option(
+    "-i", "--input-shapes", "--input_shapes", "-shapes", type=Shapes(), help='One shape per input: "[1,128],[1,128]".'
+)
+@click.option(
+    "--sequence-length",
+    "--sequence_length",
+    "-seq_len",
+    type=click.IntRange(min=1),
+    help="Length of the inputs that are rows of positions.",
+)
+@click.option(
+    "--num-cores", "--num_cores", "-ncores", type=click.IntRange(min=1), help="Physical cores; all if not given."
+)
+@click.option(
+    "--num-streams",
+    "--num_streams",
+    "-nstreams",
+    type=click.IntRange(min=1),
+    help="Requests at once; half the cores if not given, one for sync.",
+)
 @click.option("-t", "--time", "time_s", type=float, default=10.0, show_default=True, help="Timed seconds per engine.")
-@click.option("-w", "--warmup", "--warmup-time", "--warmup_time", "warmup_s", type=float, default=2.0,
-              show_default=True, help="Seconds before the timed ones, per engine.")
+@click.option(
+    "-w",
+    "--warmup",
+    "--warmup-time",
+    "--warmup_time",
+    "warmup_s",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="Seconds before the timed ones, per engine.",
+)
 @click.option("--iterations", type=int, help="So many calls per engine instead of --time.")
 @click.option("--rounds", type=click.IntRange(min=1), help="Turns per engine; 21 when engines are compared, else 5.")
 @click.option("--rate", type=float, help="Requests per second of the scenario poisson.")
 @click.option("-e", "--engine", default="skipjack", show_default=True, help="skipjack, onnxruntime, openvino or torch.")
 @click.option("--compare", callback=_names, help="Other engines, with commas: ort,openvino,torch.")
-@click.option("--baseline", type=click.Path(path_type=Path),
-              help="A dense INT8 model of the same architecture, shown beside a sparse one.")
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    help="A dense INT8 model of the same architecture, shown beside a sparse one.",
+)
 @click.option("--precision", default="fp32", show_default=True, help="fp32, or bf16 on engines that compute in it.")
 @click.option("--isa", help="Use at most avx2, avx512, avx512vnni or amx (skipjack and OpenVINO).")
 @click.option("-pin", "--thread-pinning", "--thread_pinning", default="core", show_default=True, help="core or none.")
 @click.option("--memory", is_flag=True, help="Show the peak memory of each engine's process.")
-@click.option("--slo", "slo_ms", type=float, metavar="MS",
-              help="A limit on latency: the share of calls within it, and the highest rate with p99 within it.")
+@click.option(
+    "--slo",
+    "slo_ms",
+    type=float,
+    metavar="MS",
+    help="A limit on latency: the share of calls within it, and the highest rate with p99 within it.",
+)
 @click.option("--sweep", "grid", metavar="GRID", help='A grid instead of one point: "batch=1,8 cores=1,2 streams=1".')
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Write a sweep here.")
-@click.option("--json", "-x", "--export-path", "--export_path", "json_path", metavar="FILE",
-              type=click.Path(dir_okay=False, path_type=Path), help="Write everything here as JSON.")
-@click.option("--profile", "with_profile", is_flag=True,
-              help="Per node of skipjack: time, kernel, zeros, rates, roofline against measured peaks.")
-@click.option("--html", "html_path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
-              help="Write a report with plots here, one file that needs no network.")
-@click.option("--fail-if-slower", type=Threshold(), metavar="RATIO[:ENGINE]",
-              help="Exit code 5 when certainly slower than RATIO times a compared engine.")
+@click.option(
+    "--json",
+    "-x",
+    "--export-path",
+    "--export_path",
+    "json_path",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write everything here as JSON.",
+)
+@click.option(
+    "--profile",
+    "with_profile",
+    is_flag=True,
+    help="Per node of skipjack: time, kernel, zeros, rates, roofline against measured peaks.",
+)
+@click.option(
+    "--html",
+    "html_path",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a report with plots here, one file that needs no network.",
+)
+@click.option(
+    "--fail-if-slower",
+    type=Threshold(),
+    metavar="RATIO[:ENGINE]",
+    help="Exit code 5 when certainly slower than RATIO times a compared engine.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of inputs, arrivals and the order of turns.")
 @click.option("-q", "--quiet", is_flag=True, help="Only the labelled figures, no progress, no tables.")
 def benchmark(

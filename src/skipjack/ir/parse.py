@@ -135,10 +135,17 @@ class _Reader:
         self.expect("[")
         unknown = self.take("?")
         dims = self.list_of(self.dim, "]")
-        layout = Layout("blocked", self.integer()) if self.take("layout ") else PLAIN
+        layout = self._layout() if self.take("layout ") else PLAIN
         encoding = self.string() if self.take("encoding ") else "dense"
         quant = self._quant() if self.take("quant(") else None
         return TensorType(dtype, None if unknown else tuple(dims), layout, encoding, quant)
+
+    def _layout(self) -> Layout:
+        text = self.string()
+        try:
+            return Layout.parse(text)
+        except ValueError:
+            self.fail("a layout such as blocked16 or columns64x4")
 
     def _quant(self) -> Quant:
         scale = self.string()

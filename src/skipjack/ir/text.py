@@ -135,7 +135,7 @@ def print_type(kind: ValueType) -> str:
     shape = "?" if kind.shape is None else ",".join(_dim(d) for d in kind.shape)
     text = f"{kind.dtype.value}[{shape}]"
     if kind.layout.kind != "plain":
-        text += f" layout {kind.layout.block}"
+        text += f" layout {_quoted(str(kind.layout))}"
     if kind.encoding != "dense":
         text += f" encoding {_quoted(kind.encoding)}"
     if kind.quant is not None:

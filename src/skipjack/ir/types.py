@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,14 +19,38 @@ class Layout:
     """Order of elements in memory.
 
     `plain`: C order. `blocked`: an [N, C, spatial...] tensor stored as [N][C/block][spatial...][block], C padded with
-    zeros to a multiple of block.
+    zeros to a multiple of block. `columns`: a [positions..., F] tensor stored as
+    [positions/block][F/pack][block][pack], features padded with zeros, what lies behind the last position undefined.
     """
 
-    kind: Literal["plain", "blocked"] = "plain"
+    kind: Literal["plain", "blocked", "columns"] = "plain"
     block: int = 1
+    pack: int = 1
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "plain" else f"{self.kind}{self.block}"
+        return {"plain": "plain", "blocked": f"blocked{self.block}"}.get(self.kind, f"columns{self.block}x{self.pack}")
+
+    @staticmethod
+    def parse(text: str) -> Layout:
+        """The layout that str() wrote; ValueError when there is no such one."""
+        if text == "plain":
+            return PLAIN
+        found = re.fullmatch(r"blocked([1-9]\d{0,3})|columns([1-9]\d{0,3})x([124])", text)
+        if found is None:
+            raise ValueError(f"no layout is written {text!r}")
+        blocked, columns, pack = found.groups()
+        return Layout("blocked", int(blocked)) if blocked else Layout("columns", int(columns), int(pack))
+
+    def elements(self, shape: Sequence[int]) -> int:
+        """How many elements a value of this shape takes, padding included."""
+        if self.kind == "plain" or not shape:
+            return math.prod(shape)
+        if self.kind == "blocked":
+            n, c, *spatial = shape
+            return n * -(-c // self.block) * self.block * math.prod(spatial)
+        *positions, features = shape
+        tiles = -(-math.prod(positions) // self.block)
+        return tiles * self.block * -(-features // self.pack) * self.pack
 
 
 PLAIN = Layout()

@@ -304,6 +304,13 @@ lowering(
 )
 lowering(
     Lowering(
-        "conv_stem", SKIPJACK, "Conv", _accepts_stem, lambda work: Direct(work, 1).launches(), "stem", 20, cost=_stem_us
+        "conv_stem",
+        SKIPJACK,
+        "Conv",
+        _accepts_stem,
+        lambda work: Direct(work, 1).launches(),
+        "plain>blocked",
+        20,
+        cost=_stem_us,
     )
 )

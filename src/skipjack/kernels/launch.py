@@ -72,7 +72,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Bound:
-    """A value whose sizes are numbers. Plain tensors are C-contiguous at their place; blocked ones as Layout says.
+    """A value whose sizes are numbers. Plain tensors are C-contiguous at their place; others lie as Layout says.
 
     value is its array when it is a constant of the graph.
     """
@@ -94,11 +94,7 @@ class Bound:
     @property
     def nbytes(self) -> int:
         """Bytes it takes in its layout."""
-        if self.layout.kind == "plain":
-            return self.elements * self.dtype.itemsize
-        n, c, *spatial = self.shape
-        blocks = -(-c // self.layout.block)
-        return n * blocks * self.layout.block * int(np.prod(spatial, dtype=np.int64)) * self.dtype.itemsize
+        return self.layout.elements(self.shape) * self.dtype.itemsize
 
 
 class Memory(Protocol):
@@ -167,12 +163,13 @@ class Lowering:
     """One way to run one kind of node.
 
     accepts: empty when it can run the node at every size, else the reason why not. lower: its launches (none for a node
-    that only renames memory is allowed when the run time aliased it). layouts: what it needs and makes, "plain" (all
-    values plain), "blocked" (rank-3-and-up data inputs and outputs in the target's blocked layout; constants and
-    vectors stay plain) or "stem" (input 0 plain, the rest as blocked). cost: predicted microseconds for comparison
-    between lowerings of one node; None takes order of rank. It may look at channels and spatial sizes, never at the
-    batch, so that a sample's bits do not depend on its batch mates. parameters: inputs whose values lower() needs
-    (`Bound.value`), such as the axes of a Slice; when they depend on data the run time computes them first.
+    that only renames memory is allowed when the run time aliased it). layouts: the kind of layout (kernels/kinds.py) of
+    all data it reads and makes, or "a>b": input 0 in kind a, everything else in kind b. Constants and vectors are
+    always plain. cost: predicted microseconds on one thread; None when it moves memory and little else. It may look at
+    the features, spatial sizes and values of constants, never at the batch, so that a sample's bits do not depend on
+    its batch mates. rank decides between ways of one layout kind when one has no cost. parameters: inputs whose values
+    lower() needs (`Bound.value`), such as the axes of a Slice; when they depend on data the run time computes them
+    first.
     """
 
     name: str

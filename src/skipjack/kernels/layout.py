@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from skipjack.ir.graph import SKIPJACK
+from skipjack.ir.types import PLAIN, Layout
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, generator, lowering
 from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import F32, I64, PTR, Program
@@ -96,13 +97,17 @@ def _lower(work: Work) -> list[Launch]:
     pixels, blocks, chunk = prod(spatial), -(-c // vl), 16 * vl
     chunks = max(-(-pixels // chunk), 1)
     words = (x.place, y.place, c, blocks, pixels, chunks, chunk)
-    return [Launch(KernelSpec("reorder", (str(work.attr("to")),)), n * blocks * chunks, words, (x.place,), (y.place,))]
+    to = "plain" if y.layout.kind == "plain" else "blocked"
+    return [Launch(KernelSpec("reorder", (to,)), n * blocks * chunks, words, (x.place,), (y.place,))]
 
 
 def _accepts(site: Site) -> str:
-    t = site.inputs[0]
-    if t is None or t.dtype.itemsize != 4:
+    x, y = site.inputs[0], site.outputs[0]
+    if x is None or y is None or x.dtype.itemsize != 4:
         return "only elements of four bytes"
+    block = Layout("blocked", site.target.vl)
+    if (x.layout, y.layout) not in ((PLAIN, block), (block, PLAIN)):
+        return f"between plain and {block} only"
     return ""
 
 

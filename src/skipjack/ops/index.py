@@ -217,9 +217,7 @@ def _overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
 
 
-def selected_boxes(
-    boxes: np.ndarray, scores: np.ndarray, limit: int, iou: float, least: float | None
-) -> list[int]:
+def selected_boxes(boxes: np.ndarray, scores: np.ndarray, limit: int, iou: float, least: float | None) -> list[int]:
     """Indices of the boxes kept, the best first; of equal scores the earlier box is better."""
     order = np.argsort(-scores, kind="stable")
     if least is not None:

@@ -347,7 +347,6 @@ def _tile(r: Ref) -> list[Any]:
     return [np.tile(x, repeats)]
 
 
-
 register(Op("Reshape", _reshape_rule, _reshape, propagate=follow(_reshape)))
 register(Op("Transpose", _transpose_rule, _transpose, propagate=follow(_transpose)))
 register(Op("Concat", _concat_rule, _concat, propagate=_concat_known))

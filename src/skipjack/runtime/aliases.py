@@ -17,9 +17,9 @@ def aliased_bytes(work: Work, output: int) -> int | None:
     if work.node.domain != ONNX or not work.inputs or work.inputs[0] is None or work.outputs[output] is None:
         return None
     source, result = work.input(0), work.output(output)
-    if source.layout.kind != result.layout.kind:
+    if source.layout != result.layout:
         return None
-    if source.layout.kind == "blocked":
+    if source.layout.kind != "plain":
         return 0 if work.node.op == "Identity" else None
     if work.node.op in _RENAMES:
         return 0

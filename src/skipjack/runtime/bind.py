@@ -92,7 +92,7 @@ class _Builder:
             known = array if name in binder.parameters else None
             t = self.graph.types[name]
             assert isinstance(t, TensorType), f"value {name!r} reached a kernel without a tensor type"
-            shape = sizes.shape(t) if t.layout.kind == "blocked" else array.shape
+            shape = sizes.shape(t) if t.layout.kind != "plain" else array.shape
             assert shape is not None, f"the sizes of {name!r} are not known after it was made"
             self.bound[name] = Bound(name, DType.from_numpy(array.dtype), shape, _NOWHERE, t.layout, known)
 
@@ -323,6 +323,8 @@ def _concat_offsets(work: Work) -> list[int] | None:
     bounds = [b for b in work.inputs if b is not None]
     axis = int(work.attr("axis", 0)) % len(out.shape)
     if any(b.layout != out.layout or b.dtype is not out.dtype for b in bounds) or any(d != 1 for d in out.shape[:axis]):
+        return None
+    if out.layout.kind == "columns":
         return None
     if out.layout.kind == "blocked" and (axis != 1 or any(b.shape[1] % out.layout.block for b in bounds)):
         return None

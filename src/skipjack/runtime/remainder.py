@@ -31,8 +31,8 @@ def remaining_graph(
     types: dict[str, ValueType] = {}
     for name, value in live.items():
         t = graph.types.get(name)
-        blocked = isinstance(t, TensorType) and t.layout.kind == "blocked"
-        if blocked or not isinstance(value, np.ndarray):
+        arranged = isinstance(t, TensorType) and t.layout.kind != "plain"
+        if arranged or not isinstance(value, np.ndarray):
             return None
         types[name] = TensorType(DType.from_numpy(value.dtype), value.shape)
     constants = dict(graph.constants)
