@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from skipjack.core.dims import Sym
 from skipjack.core.errors import ModelError
 from skipjack.ir.graph import SKIPJACK, Graph, Node
 from skipjack.ir.types import TensorType
+from skipjack.kernels.sparsity import zeros_of
 from skipjack.runtime.separable import Separation, batch_symbol
 from skipjack.runtime.shapes import Sizes
 from skipjack.select.choose import Plan
@@ -38,6 +41,7 @@ class Batching:
         self.values = separation.values
         simple = [not c.on_host and not _has_free_parameters(plan, i) for i, c in enumerate(plan.choices)]
         self.separable = [a and b for a, b in zip(separation.nodes, simple, strict=True)]
+        self.crossed = _crossed(plan.graph)
 
     def regions(self, known: Mapping[str, int]) -> dict[int, Region]:
         """Regions by their first node; nodes in none run on the whole batch."""
@@ -58,7 +62,13 @@ class Batching:
                 current = None
             if current is not None:
                 found[current.start] = current
-        return {i: r for i, r in found.items() if r.end - r.start > 1}
+        trimmed = (self._trimmed(r) for r in found.values())
+        return {r.start: r for r in trimmed if r.end - r.start > 1}
+
+    def _trimmed(self, region: Region) -> Region:
+        """The region between the first and last node boundaries that no column tiles cross: items share tiles."""
+        edges = [p for p in range(region.start, region.end + 1) if p not in self.crossed]
+        return replace(region, start=edges[0], end=edges[-1]) if edges else replace(region, end=region.start)
 
     def _items(self, node: Node, one: Sizes, total: int) -> int:
         """A divisor of the batch whose activations fit the cache; the whole batch when parts would not pay."""
@@ -66,7 +76,7 @@ class Batching:
         if moved * total <= _CACHE_BYTES:
             return total
         items = max(d for d in range(1, total + 1) if total % d == 0 and (d == 1 or d * moved <= _CACHE_BYTES))
-        weights = sum(self.graph.constants[n].nbytes for n in node.inputs if n in self.graph.constants)
+        weights = sum(_packed_bytes(self.graph.constants[n]) for n in node.inputs if n in self.graph.constants)
         again = weights * (total // items - 1)
         return items if moved * total > _GAIN * again else total
 
@@ -80,6 +90,25 @@ class Batching:
         for d in shape:
             elements *= d
         return elements * t.dtype.itemsize
+
+
+def _crossed(graph: Graph) -> frozenset[int]:
+    """The boundaries before nodes that a value in column tiles is alive at."""
+    made = {o: i for i, node in enumerate(graph.nodes) for o in node.outputs}
+    found: set[int] = set()
+    for i, node in enumerate(graph.nodes):
+        for name in node.inputs:
+            t = graph.types.get(name)
+            if isinstance(t, TensorType) and t.layout.kind == "columns":
+                found.update(range(made[name] + 1, i + 1))
+    return frozenset(found)
+
+
+def _packed_bytes(weight: np.ndarray) -> int:
+    """About what a weight takes: kernels that skip zeros hold an index beside each one that is left."""
+    if weight.ndim < 2:
+        return weight.nbytes
+    return min(weight.nbytes, zeros_of(weight).nonzeros * (4 + weight.itemsize))
 
 
 def _has_free_parameters(plan: Plan, index: int) -> bool:
