@@ -6,6 +6,8 @@
 import skipjack.kernels.attention
 import skipjack.kernels.blocked_copy
 import skipjack.kernels.cache
+import skipjack.kernels.column_pointwise
+import skipjack.kernels.column_quantise
 import skipjack.kernels.conv_block
 import skipjack.kernels.conv_depthwise
 import skipjack.kernels.conv_direct
@@ -28,6 +30,8 @@ import skipjack.kernels.pointwise
 import skipjack.kernels.pool
 import skipjack.kernels.pool_plain
 import skipjack.kernels.put
+import skipjack.kernels.quad_pointwise
+import skipjack.kernels.quad_reorder
 import skipjack.kernels.quantise
 import skipjack.kernels.quantised_conv
 import skipjack.kernels.quantised_pointwise
