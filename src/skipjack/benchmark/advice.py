@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from skipjack.benchmark.limits import Limits
-from skipjack.benchmark.patterns import Pattern
 from skipjack.benchmark.roofline import (
     BLOCKS_INT8,
     DENSE_F32,
@@ -17,6 +16,7 @@ from skipjack.benchmark.roofline import (
     break_even,
     predicted_us,
 )
+from skipjack.ir.patterns import Pattern
 
 _PRUNED_TO = 0.9
 _IN_BLOCKS = 0.95

@@ -14,15 +14,15 @@ import skipjack.ops.all  # noqa: F401  # pyright: ignore[reportUnusedImport]  ev
 from skipjack.benchmark import limits as machine
 from skipjack.benchmark.advice import Advice, Candidate, advise, encoding_now
 from skipjack.benchmark.limits import Limits
-from skipjack.benchmark.operations import WEIGHTED, operations
-from skipjack.benchmark.patterns import Pattern, detect
+from skipjack.benchmark.operations import operations
 from skipjack.benchmark.roofline import Load, least_time, predictions
 from skipjack.benchmark.shapes import Shapes
-from skipjack.benchmark.weights import Scope, Weight, weight_of
 from skipjack.core.errors import InputError, ModelError
 from skipjack.core.trace import debug
 from skipjack.frontend.onnx_file import Source, import_model
 from skipjack.ir.graph import Graph, Node
+from skipjack.ir.patterns import Pattern, detect
+from skipjack.ops.weights import WEIGHTED, Scope, Weight, weight_of
 from skipjack.passes.propagate_types import specialize
 from skipjack.session.inputs import input_specs, parse_shapes, usual_shapes
 from skipjack.session.teams import resolve_cores

@@ -1,54 +1,15 @@
-"""What a node does in numbers: its weight and its arithmetic operations, for nodes of a file and of a plan alike."""
+"""What a node does in numbers: its arithmetic operations, for nodes of a file and of a plan alike."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
-from skipjack.ir.graph import MS, ONNX, SKIPJACK, Node
+from skipjack.ir.graph import Node
+from skipjack.ops.weights import WEIGHTED, Weighted
 
 ShapeOf = Callable[[str], tuple[int, ...] | None]
-Form = Literal["conv", "conv_transpose", "matmul", "gemm", "bits", "recurrent", "table"]
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """An operator with a weight: which input it is, how it lies, the input with its zero point, the other operand."""
-
-    form: Form
-    weight: int = 1
-    zero_point: int | None = None
-    data: int = 0
-
-
-WEIGHTED: dict[tuple[str, str], Weighted] = {
-    (ONNX, "Conv"): Weighted("conv"),
-    (SKIPJACK, "Conv"): Weighted("conv"),
-    (MS, "FusedConv"): Weighted("conv"),
-    (ONNX, "ConvInteger"): Weighted("conv", 1, 3),
-    (ONNX, "QLinearConv"): Weighted("conv", 3, 5),
-    (ONNX, "ConvTranspose"): Weighted("conv_transpose"),
-    (SKIPJACK, "ConvTranspose"): Weighted("conv_transpose"),
-    (ONNX, "MatMul"): Weighted("matmul"),
-    (SKIPJACK, "MatMul"): Weighted("matmul"),
-    (SKIPJACK, "Linear"): Weighted("matmul"),
-    (MS, "FusedMatMul"): Weighted("matmul"),
-    (ONNX, "MatMulInteger"): Weighted("matmul", 1, 3),
-    (ONNX, "QLinearMatMul"): Weighted("matmul", 3, 5),
-    (MS, "MatMulIntegerToFloat"): Weighted("matmul", 1, 5),
-    (MS, "DynamicQuantizeMatMul"): Weighted("matmul", 1, 3),
-    (ONNX, "Gemm"): Weighted("gemm"),
-    (MS, "FusedGemm"): Weighted("gemm"),
-    (MS, "QGemm"): Weighted("gemm", 3, 5),
-    (MS, "MatMulNBits"): Weighted("bits", 1, 3),
-    (ONNX, "LSTM"): Weighted("recurrent"),
-    (ONNX, "GRU"): Weighted("recurrent"),
-    (ONNX, "RNN"): Weighted("recurrent"),
-    (ONNX, "Gather"): Weighted("table", 0, None, 1),
-}
-
 _MOVES = frozenset(
     [
         *("Cast", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather"),

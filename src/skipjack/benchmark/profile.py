@@ -16,10 +16,10 @@ from skipjack.benchmark.limits import Limits
 from skipjack.benchmark.operations import operations
 from skipjack.benchmark.roofline import Load, least_time
 from skipjack.benchmark.shapes import Shapes, learn
-from skipjack.benchmark.weights import Scope, Weight, weight_of
 from skipjack.engine import Compiled, Engine
 from skipjack.frontend.onnx_file import import_model
 from skipjack.ir.graph import Node
+from skipjack.ops.weights import Scope, Weight, weight_of
 from skipjack.runtime.team import Team
 from skipjack.session.explain import NodeReport, Report, explain
 from skipjack.session.teams import resolve_cores

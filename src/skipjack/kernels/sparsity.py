@@ -1,4 +1,4 @@
-"""How many weights of a constant are not zero, alone and in fours along the input: what kernels that skip zeros go by."""
+"""How many weights of a constant are not zero, alone and in fours of inputs: what kernels that skip zeros go by."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import weakref
 from dataclasses import dataclass
 
 import numpy as np
+
+from skipjack.ir.patterns import live_fours
 
 _BAND_BYTES = 1 << 24
 
@@ -40,7 +42,8 @@ def zeros_of(w: np.ndarray) -> Zeros:
     if found is not None and found[0]() is w:
         return found[1]
     counted = _count(w)
-    _known[id(w)] = (weakref.ref(w), counted)
+    key = id(w)
+    _known[key] = (weakref.ref(w, lambda _: _known.pop(key, None)), counted)
     return counted
 
 
@@ -49,14 +52,16 @@ def _count(w: np.ndarray) -> Zeros:
     if w.ndim < 2 or not w.size:
         return Zeros(int(w.size), int(np.count_nonzero(w)), 0, 0)
     rows = max(_BAND_BYTES // max(w[0].nbytes, 1) // 4 * 4, 4)
-    nonzeros = quads = live = 0
+    zeros = quads = live = 0
     for first in range(0, w.shape[0], rows):
-        band = w[first : first + rows] != 0
-        nonzeros += int(np.count_nonzero(band))
-        fours = band if w.ndim == 2 else np.moveaxis(band, 1, 0)
-        fours = np.pad(fours, ((0, -fours.shape[0] % 4), *[(0, 0)] * (fours.ndim - 1))) if fours.shape[0] % 4 else fours
-        grouped = fours.reshape(-1, 4, *fours.shape[1:])
-        any_of_four = grouped[:, 0] | grouped[:, 1] | grouped[:, 2] | grouped[:, 3]
-        quads += any_of_four.size
-        live += int(np.count_nonzero(any_of_four))
-    return Zeros(int(w.size), nonzeros, quads, live)
+        band = w[first : first + rows] == 0
+        counted = live_fours(_arranged(band))
+        zeros, quads, live = zeros + counted[0], quads + counted[1], live + counted[2]
+    return Zeros(int(w.size), int(w.size) - zeros, quads, live)
+
+
+def _arranged(band: np.ndarray) -> np.ndarray:
+    """As [outputs, positions, inputs]."""
+    if band.ndim == 2:
+        return band.T[:, None, :]
+    return np.moveaxis(band.reshape(*band.shape[:2], -1), 1, 2)

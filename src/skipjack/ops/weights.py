@@ -4,15 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from skipjack.benchmark.operations import WEIGHTED, Form
 from skipjack.core.dtypes import DType
-from skipjack.ir.graph import Graph, Node
+from skipjack.ir.graph import MS, ONNX, SKIPJACK, Graph, Node
 from skipjack.ops.microsoft import dequantized_nbits
 from skipjack.ops.registry import Ref
+
+Form = Literal["conv", "conv_transpose", "matmul", "gemm", "bits", "recurrent", "table"]
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """An operator with a weight: which input it is, how it lies, the input with its zero point, the other operand."""
+
+    form: Form
+    weight: int = 1
+    zero_point: int | None = None
+    data: int = 0
+
+
+WEIGHTED: dict[tuple[str, str], Weighted] = {
+    (ONNX, "Conv"): Weighted("conv"),
+    (SKIPJACK, "Conv"): Weighted("conv"),
+    (MS, "FusedConv"): Weighted("conv"),
+    (ONNX, "ConvInteger"): Weighted("conv", 1, 3),
+    (ONNX, "QLinearConv"): Weighted("conv", 3, 5),
+    (ONNX, "ConvTranspose"): Weighted("conv_transpose"),
+    (SKIPJACK, "ConvTranspose"): Weighted("conv_transpose"),
+    (ONNX, "MatMul"): Weighted("matmul"),
+    (SKIPJACK, "MatMul"): Weighted("matmul"),
+    (SKIPJACK, "Linear"): Weighted("matmul"),
+    (MS, "FusedMatMul"): Weighted("matmul"),
+    (ONNX, "MatMulInteger"): Weighted("matmul", 1, 3),
+    (ONNX, "QLinearMatMul"): Weighted("matmul", 3, 5),
+    (MS, "MatMulIntegerToFloat"): Weighted("matmul", 1, 5),
+    (MS, "DynamicQuantizeMatMul"): Weighted("matmul", 1, 3),
+    (ONNX, "Gemm"): Weighted("gemm"),
+    (MS, "FusedGemm"): Weighted("gemm"),
+    (MS, "QGemm"): Weighted("gemm", 3, 5),
+    (MS, "MatMulNBits"): Weighted("bits", 1, 3),
+    (ONNX, "LSTM"): Weighted("recurrent"),
+    (ONNX, "GRU"): Weighted("recurrent"),
+    (ONNX, "RNN"): Weighted("recurrent"),
+    (ONNX, "Gather"): Weighted("table", 0, None, 1),
+}
 
 _PRECISIONS = {
     "f32": "fp32", "f64": "fp64", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4",
