@@ -127,7 +127,7 @@ def test_shares_of_blocks_are_exact(shape: tuple[int, int, int]) -> None:
 
 def _share_in_blocks(zeros: np.ndarray, r: int, c: int) -> float:
     """Block by block."""
-    live = ~zeros.all(axis=(1, 2))[:, None, None] & ~zeros.all(axis=(0, 1))
+    live = np.broadcast_to(~zeros.all(axis=(1, 2))[:, None, None] & ~zeros.all(axis=(0, 1)), zeros.shape)
     inside = 0
     for i in range(0, zeros.shape[0], r):
         for p in range(zeros.shape[1]):
