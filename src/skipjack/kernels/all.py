@@ -8,6 +8,7 @@ import skipjack.kernels.blocked_copy
 import skipjack.kernels.cache
 import skipjack.kernels.column_pointwise
 import skipjack.kernels.column_quantise
+import skipjack.kernels.column_reorder
 import skipjack.kernels.conv_block
 import skipjack.kernels.conv_depthwise
 import skipjack.kernels.conv_direct
@@ -18,6 +19,7 @@ import skipjack.kernels.copy
 import skipjack.kernels.gather
 import skipjack.kernels.gemm
 import skipjack.kernels.gemm_bits
+import skipjack.kernels.gemm_half
 import skipjack.kernels.integer_product
 import skipjack.kernels.layout
 import skipjack.kernels.local_response

@@ -148,7 +148,7 @@ class Rows:
             word = words[i, r // pack * pack]
             if pack > 1:
                 bits = 8 * dtype.itemsize
-                word = (word >> (bits * (r % pack))).trunc(Ty(f"i{bits}"))
+                word = (word >> (bits * (r % pack))).trunc(Ty(f"i{bits}")).bitcast(memory_type(dtype).vec(self.lanes))
             inputs.append(to_compute(k, word, dtype))
         return finished(k, Epilogue(self.e.expr, (), self.e.output), inputs)
 
