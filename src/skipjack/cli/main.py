@@ -16,7 +16,7 @@ from skipjack.core.errors import SkipjackError, nearest
 
 COMMANDS: dict[str, str] = {
     "analyze": "Count parameters, operations and zeros, and say what would make a model faster.",
-    "benchmark": "Measure a model, alone or beside other engines.",
+    "benchmark": "Measure a model, alone or beside other engines; `benchmark ui` does it on a web page.",
     "cache": "Show, shrink or clear the cache of compiled kernels.",
     "check": "Read a model and say what is in it, without compiling.",
     "demo": "Classify handwritten digits with the model that comes along.",
@@ -42,6 +42,8 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[:2] == ["benchmark", "ui"]:
+            return "benchmark ui", importlib.import_module("skipjack.cli.benchmark_ui").benchmark_ui, args[2:]
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             ctx.fail(f"no command {args[0]!r}{nearest(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
