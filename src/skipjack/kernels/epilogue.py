@@ -12,12 +12,12 @@ from skipjack.lang.expr import Expr
 from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import F32, PTR, Ty
 
-_CHANNEL, _FULL = "channel", "full"
+_CHANNEL, _SCALAR, _FULL = "channel", "scalar", "full"
 
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What is compiled in: the expression, kind ("channel", "full") and type of each extra, type of the output."""
+    """What is compiled in: the expression, kind (channel, scalar, full) and type of each extra, type of the output."""
 
     expr: Expr | None
     extras: tuple[tuple[str, DType], ...]
@@ -32,8 +32,14 @@ def epilogue_of(work: Work, own: int = 2) -> Epilogue:
     """The epilogue of a node whose extras start at input `own`."""
     kinds: list[tuple[str, DType]] = []
     for b in extras_of(work, own):
-        kinds.append((_CHANNEL if len(b.shape) == 1 and len(work.output().shape) != 1 else _FULL, b.dtype))
+        kinds.append((_kind(b, work.output()), b.dtype))
     return Epilogue(work.attr("epilogue"), tuple(kinds), work.output().dtype)
+
+
+def _kind(extra: Bound, output: Bound) -> str:
+    if extra.elements == 1 and len(extra.shape) <= 1:
+        return _SCALAR
+    return _CHANNEL if len(extra.shape) == 1 and len(output.shape) != 1 else _FULL
 
 
 def extras_of(work: Work, own: int = 2) -> list[Bound]:
@@ -82,15 +88,17 @@ def _rows(k: Kernel, e: Epilogue, tile: Tile, lanes: int, mask: V | None) -> Non
 
 
 class Ending:
-    """Finishes accumulators of `lanes` columns from `column` on; values per channel are loaded once."""
+    """Finishes accumulators of `lanes` columns from `column` on; values per channel and scalars are loaded once."""
 
     def __init__(self, k: Kernel, e: Epilogue, column: V, lanes: int, mask: V | None) -> None:
         self.k, self.e, self.lanes, self.mask = k, e, lanes, mask
         self.pointers = [getattr(k.arg, f"e{i}") for i in range(len(e.extras))]
-        self.per_channel = {
+        self.held = {
             i: load_as(k, self.pointers[i].at(column * dtype.itemsize), dtype, lanes, mask)
-            for i, (kind, dtype) in enumerate(e.extras)
             if kind == _CHANNEL
+            else load_as(k, self.pointers[i], dtype, 0).splat(lanes)
+            for i, (kind, dtype) in enumerate(e.extras)
+            if kind != _FULL
         }
 
     def store(self, acc: V, element: V) -> None:
@@ -98,9 +106,7 @@ class Ending:
         inputs = [acc]
         for i, (kind, dtype) in enumerate(self.e.extras):
             at = self.pointers[i].at(element * dtype.itemsize)
-            inputs.append(
-                self.per_channel[i] if kind == _CHANNEL else load_as(self.k, at, dtype, self.lanes, self.mask)
-            )
+            inputs.append(load_as(self.k, at, dtype, self.lanes, self.mask) if kind == _FULL else self.held[i])
         y = self.k.arg.y.at(element * self.e.output.itemsize)
         store_as(self.k, y, finished(self.k, self.e, inputs), self.e.output, self.mask)
 
