@@ -26,6 +26,7 @@ from skipjack.frontend.onnx_file import ImportedModel, Source, import_model
 from skipjack.ir.graph import Graph
 from skipjack.ir.text import print_graph
 from skipjack.passes import pipeline
+from skipjack.passes.lower_precision import BF16, FP32, PRECISIONS, LowerPrecision
 from skipjack.passes.propagate_types import specialize
 from skipjack.runtime.run import Program, Stream
 from skipjack.runtime.separable import batch_symbol
@@ -56,16 +57,24 @@ def compile_graph(
     input_shapes: Any = None,
     target: Target | None = None,
     threads: int = 1,
+    precision: str = FP32,
 ) -> Compiled:
     """Every stage that needs no sizes: read and check, specialise, rewrite, choose kernels and layouts."""
+    if precision not in PRECISIONS:
+        hint = nearest(precision, PRECISIONS)
+        raise ConfigError(f"precision {precision!r}: expected one of {list(PRECISIONS)}{hint}")
+    target = target or host()
     imported = import_model(source)
     _show("import", imported.graph)
     shapes = session_inputs.parse_shapes(imported.graph.inputs, input_shapes)
     if batch_size is not None:
         shapes = {name: [batch_size, *sizes[1:]] for name, sizes in shapes.items()}
     declared = specialize(imported.graph, input_shapes=shapes, batch_size=batch_size)
-    graph = pipeline.run(_with_free_batch(imported.graph, declared), pipeline.Options(on_stage=_show))
-    program = Program.of(graph, target or host(), threads)
+    passes = pipeline.PASSES
+    if precision == BF16:
+        passes = (*passes, LowerPrecision(held=target.has("avx512bf16")))
+    graph = pipeline.run(_with_free_batch(imported.graph, declared), pipeline.Options(on_stage=_show), passes)
+    program = Program.of(graph, target, threads)
     _show("plan", program.plan.graph)
     return Compiled(imported, declared, graph, program)
 
@@ -124,6 +133,7 @@ class Engine(Calls):
         scheduler: Scheduler | str | None = None,
         input_shapes: Any = None,
         *,
+        precision: str = FP32,
         context: Context | None = None,
     ) -> None:
         check_environment()
@@ -135,7 +145,7 @@ class Engine(Calls):
             context.num_streams if context else resolve_streams(num_streams, self._scheduler, len(cores))
         )
         self._pool = context.value if context else TeamPool(cores, self._num_streams, self._scheduler)
-        self._compiled = compile_graph(model, self._batch_size, input_shapes, threads=len(cores))
+        self._compiled = compile_graph(model, self._batch_size, input_shapes, threads=len(cores), precision=precision)
         self._specs = session_inputs.input_specs(self._compiled.declared)
         self._checks = session_inputs.Checks(self._specs)
         self._idle: list[Stream] = []
@@ -324,17 +334,19 @@ def compile_model(
     input_shapes: Any = None,
     *,
     engine: str = "skipjack",
+    precision: str = FP32,
 ) -> Any:
     """Compile a model and return the engine that runs it.
 
     model: an .onnx path, a directory with model.onnx, bytes, or a ModelProto. batch_size overrides the first dimension
     of every input; None keeps the model's own. engine="onnxruntime" gives the same calls on onnxruntime.
+    precision="bf16" lets products round their operands to bf16.
     """
     if engine in ("onnxruntime", "ort"):
         return ORTEngine(model, batch_size, num_cores, input_shapes)
     if engine != "skipjack":
         raise ConfigError(f"engine {engine!r}: expected one of {list(_ENGINES)}{nearest(engine, _ENGINES)}")
-    return Engine(model, batch_size, num_cores, num_streams, scheduler, input_shapes)
+    return Engine(model, batch_size, num_cores, num_streams, scheduler, input_shapes, precision=precision)
 
 
 def _shaped_zeros(dtype: DType, shape: tuple[int, ...]) -> np.ndarray:

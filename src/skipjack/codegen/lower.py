@@ -7,7 +7,7 @@ import struct
 
 from skipjack.lang.program import If, Instr, Loop, Program, Reg, Stmt, Ty, While
 
-_LLVM = {"f16": "half", "f32": "float", "f64": "double", "ptr": "ptr"}
+_LLVM = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double", "ptr": "ptr"}
 _BINARY = frozenset(
     [
         "add",

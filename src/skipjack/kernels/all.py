@@ -12,6 +12,7 @@ import skipjack.kernels.column_reorder
 import skipjack.kernels.conv_block
 import skipjack.kernels.conv_depthwise
 import skipjack.kernels.conv_direct
+import skipjack.kernels.conv_half
 import skipjack.kernels.conv_plain
 import skipjack.kernels.conv_transpose
 import skipjack.kernels.conv_winograd

@@ -12,8 +12,10 @@ import itertools
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
+from skipjack.core.dtypes import DType
 from skipjack.kernels.conv_finish import Finish
 from skipjack.kernels.conv_shape import Segment
+from skipjack.kernels.gemm_block import Shape
 from skipjack.kernels.launch import generator
 from skipjack.lang.expr import Expr
 from skipjack.lang.kernel import Kernel, V, Var
@@ -36,7 +38,8 @@ class ConvSpec:
 
     x_lanes: channels per block of the input (1: a plain image). extras: "c" per map, "r" like the output. clipped: taps
     of depth and height may lie outside. masked: the maps do not fill their last vector. rows_outer: all groups of a row
-    follow each other, else all rows of a group. y_step: the distance of neighbouring outputs of a row in pixels.
+    follow each other, else all rows of a group. y_step: the distance of neighbouring outputs of a row in pixels. pairs: a
+    "lane" is a pair of bf16 channels. types: of the output and the extras.
     """
 
     vectors: int
@@ -52,6 +55,8 @@ class ConvSpec:
     rows_outer: bool
     y_step: int
     epilogue: Expr | None
+    pairs: bool = False
+    types: tuple[DType, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class _Blocks:
         self.k, self.s, self.a = k, s, k.arg
         self.vl = target.vl
         self.vector: Ty = F32.vec(target.vl)
+        self.terms = Shape(1, s.vectors, target.vl, s.pairs)
         self.x_pixel = 4 * s.x_lanes
         self.w_lane = s.vectors * self.vl * 4
 
@@ -124,7 +130,7 @@ class _Blocks:
                 xd, wd = xc.at(i * a.x_plane * s.dilations[0]), wc.at(i * (kh * w_row))
                 with self._over(1, row.height_taps) as j:
                     self._taps(seg, acc, xd.at(j * a.x_row * s.dilations[1]), wd.at(j * w_row), lanes)
-        finish = Finish(k, self.vl, s.extras, s.masked, s.epilogue, s.y_step)
+        finish = Finish(k, self.vl, s.extras, s.masked, s.epilogue, s.y_step, s.types)
         for t in range(s.vectors):
             values = [pixel[t].get() for pixel in acc]
             finish.store(values, y_bytes + a.y_block * t, row.first_map + t * self.vl, a.maps)
@@ -170,11 +176,11 @@ class _Blocks:
 
     def _lane(self, acc: list[list[Var]], pixels: Sequence[int], x: V, w: V) -> None:
         k, s = self.k, self.s
-        weights = [w.at(4 * self.vl * t).load(self.vector) for t in range(s.vectors)]
+        weights = [w.at(4 * self.vl * t).load(self.terms.element.vec(self.vl)) for t in range(s.vectors)]
         for r in pixels:
-            value = x.at(r * s.strides[2] * self.x_pixel).load(F32, 4).splat(self.vl)
+            value = x.at(r * s.strides[2] * self.x_pixel).load(self.terms.element, 4).splat(self.vl)
             for t in range(s.vectors):
-                acc[r][t].set(k.fma(value, weights[t], acc[r][t]))
+                acc[r][t].set(self.terms.multiplied(k, value, weights[t], acc[r][t].get()))
 
 
 @generator("conv")

@@ -129,7 +129,8 @@ class Phase:
     weights: Callable[[np.ndarray], np.ndarray]
 
 
-def _everything(work: Work) -> Phase:
+def everything(work: Work) -> Phase:
+    """The whole convolution at once."""
     return Phase(_flattened(conv_shape(work), work.target), (0, 0, 0), (1, 1, 1), "", lambda w: w)
 
 
@@ -140,7 +141,7 @@ class Direct:
         self, work: Work, x_lanes: int, block: tuple[int, int] | None = None, phase: Phase | None = None
     ) -> None:
         self.work, self.target, self.vl, self.x_lanes = work, work.target, work.target.vl, x_lanes
-        self.phase = phase or _everything(work)
+        self.phase = phase or everything(work)
         self.s = self.phase.shape
         self.join = joined_groups(self.s, self.vl)
         self.parts = self.s.group // self.join
@@ -185,6 +186,8 @@ class Direct:
             rows_outer,
             self.phase.step[2],
             work.attr("epilogue"),
+            work.input(0).dtype is DType.BF16,
+            (work.output().dtype, *(e.dtype for e in extras)),
         )
         groups = (stop - first) // t
         x, y = work.input(0), work.output()
@@ -218,11 +221,14 @@ class Direct:
         }
         weights = self._weights(t, first, stop)
         units = s.batch * groups * s.out[0] * s.out[1]
-        ends = [e.place.at(y_start) if kind == "r" else e.place for kind, e in zip(letters, extras)]
+        ends = [
+            e.place.at(y_start * e.dtype.itemsize // 4) if kind == "r" else e.place for kind, e in zip(letters, extras)
+        ]
+        y_place = y.place.at(y_start * y.dtype.itemsize // 4)
         return Launch(
             KernelSpec("conv", (spec,)),
             units,
-            (x.place, weights, y.place.at(y_start), *ends, *[words[n] for n in WORDS]),
+            (x.place, weights, y_place, *ends, *[words[n] for n in WORDS]),
             (x.place, *[e.place for e in extras]),
             (y.place,),
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skipjack.kernels.emit import emit
+from skipjack.core.dtypes import DType
+from skipjack.kernels.emit import emit, load_as, store_as
 from skipjack.lang.expr import Expr
 from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import F32
@@ -16,7 +17,8 @@ class Finish:
     """Stores blocks to argument `y`. extras: one letter per argument e0, e1, ...: "c" per map or "r" like the output.
 
     step: the distance of neighbouring pixels in vectors. masked: the last vector of channels may reach beyond the last
-    map; what lies there is stored as zeros.
+    map; what lies there is stored as zeros. types: of the output and the extras, f32 or bf16; all f32 when empty.
+    Offsets in bytes are those of f32.
     """
 
     k: Kernel
@@ -25,14 +27,19 @@ class Finish:
     masked: bool
     epilogue: Expr | None
     step: int = 1
+    types: tuple[DType, ...] = ()
+
+    def _type(self, index: int) -> DType:
+        return self.types[index] if self.types else DType.F32
+
+    def _at(self, pointer: V, y_bytes: V, dtype: DType) -> V:
+        return pointer.at(y_bytes if dtype is DType.F32 else y_bytes.sar(1))
 
     def store(self, values: Sequence[V], y_bytes: V, first_map: V, maps: V) -> None:
         """values are consecutive pixels of the channels [first_map, first_map + vl), the first at y_bytes."""
         k = self.k
         mask = k.below(maps - first_map, self.vl) if self.masked else None
-        per_map = {
-            i: self._per_map(getattr(k.arg, f"e{i}"), first_map, mask) for i, e in enumerate(self.extras) if e == "c"
-        }
+        per_map = {i: self._per_map(i, first_map, mask) for i, e in enumerate(self.extras) if e == "c"}
         pixel = 4 * self.vl
         if self.epilogue is None or _functions(self.epilogue) * len(values) <= _FUNCTIONS_UNROLLED:
             for r, value in enumerate(values):
@@ -49,13 +56,19 @@ class Finish:
         if self.epilogue is not None:
             args = [value]
             for i in range(len(self.extras)):
-                args.append(per_map[i] if i in per_map else getattr(a, f"e{i}").at(at).load(F32.vec(self.vl)))
+                args.append(per_map[i] if i in per_map else self._like_output(i, at))
             value = emit(k, self.epilogue, args)
-        a.y.at(at).store(value if mask is None else k.select(mask, value, 0.0))
+        y = self._at(a.y, at, self._type(0))
+        store_as(k, y, value if mask is None else k.select(mask, value, 0.0), self._type(0))
 
-    def _per_map(self, e: V, first: V, mask: V | None) -> V:
-        p, vector = e.at(first, 4), F32.vec(self.vl)
-        return p.load(vector) if mask is None else p.load_masked(vector, mask)
+    def _like_output(self, extra: int, at: V) -> V:
+        dtype = self._type(1 + extra)
+        return load_as(self.k, self._at(getattr(self.k.arg, f"e{extra}"), at, dtype), dtype, self.vl)
+
+    def _per_map(self, extra: int, first: V, mask: V | None) -> V:
+        dtype = self._type(1 + extra)
+        p = getattr(self.k.arg, f"e{extra}").at(first, dtype.itemsize)
+        return load_as(self.k, p, dtype, self.vl, mask)
 
 
 _CHEAP = frozenset([

@@ -1,4 +1,4 @@
-"""Linear layers with f32 arithmetic: row-major activations times constant weights packed in panels.
+"""Linear layers summed in f32: row-major activations times constant weights packed in panels.
 
 W is packed [panel][K][T * vl], the last panel filled up with zeros. A unit is a group of row blocks times a group of
 panels. Within a unit K advances in steps of a fixed size; where rows of X would meet in the same cache sets, those of
@@ -7,7 +7,7 @@ one step are first copied to scratch. Accumulators wait in scratch between steps
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -84,12 +84,19 @@ def conflicting(row_bytes: int, rows: int) -> bool:
 
 @dataclass(frozen=True)
 class GemmSpec:
-    """What is compiled in. copied: X is copied to scratch first. batched: tables say where X and W of a batch start."""
+    """What is compiled in. copied: X is copied to scratch first. batched: tables say where X and W of a batch start.
+
+    An x_type of I32 stands for pairs of bf16: K, and the depth of W, count pairs then.
+    """
 
     x_type: DType
     copied: bool
     epilogue: Epilogue
     batched: bool = False
+
+    def shape(self, target: Target) -> Shape:
+        """The block that is multiplied."""
+        return replace(block_shape(target), pairs=self.x_type is DType.I32)
 
 
 class _Unit:
@@ -177,7 +184,7 @@ def gemm(target: Target, symbol: str, spec: GemmSpec) -> Program:
     tables = [("x_offsets", PTR), ("w_offsets", PTR)] if spec.batched else []
     fields = [("x", PTR), ("w", PTR), *spec.epilogue.fields(), *tables, *((name, I64) for name in _WORDS)]
     k = Kernel(symbol, fields, target.vector_bytes * 8)
-    unit = _Unit(k, block_shape(target), spec)
+    unit = _Unit(k, spec.shape(target), spec)
     with k.units() as index:
         unit.trace(index)
     return k.finish(unit.scratch_bytes)
@@ -207,7 +214,10 @@ def _lower(work: Work) -> list[Launch]:
 
 @dataclass(frozen=True)
 class Matrices:
-    """X [rows, depth] times packed W [depth, columns], once or for every batch of the offset tables (bytes)."""
+    """X [rows, depth] times packed W [depth, columns], once or for every batch of the offset tables (bytes).
+
+    x_type I32: X and W hold pairs of bf16, and depth counts them.
+    """
 
     x: Place
     x_type: DType
@@ -222,7 +232,7 @@ def launch(work: Work, m: Matrices, e: Epilogue) -> Launch:
     """The gemm of m, finished by e, into the node's output."""
     s, y = block_shape(work.target), work.output()
     c = cut(m.rows, m.columns, s, work.threads)
-    copied = m.x_type is not DType.F32 or conflicting(4 * m.depth, s.rows)
+    copied = m.x_type not in (DType.F32, DType.I32) or conflicting(4 * m.depth, s.rows)
     extras = [b.place for b in extras_of(work)]
     tables = [work.memory.constant(t.astype(np.int64)) for t in m.offsets or ()]
     batches = 1 if m.offsets is None else m.offsets[0].size

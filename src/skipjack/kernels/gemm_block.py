@@ -1,7 +1,8 @@
-"""The register block of every f32 contraction: C[rows, T vectors] (+)= X[rows, K] times W[K, T vectors].
+"""The register block of every contraction in f32: C[rows, T vectors] (+)= X[rows, K] times W[K, T vectors].
 
 A block has up to `rows` rows of `vectors` accumulators that stay in registers over K. Every output is one chain of
-multiply-adds in ascending k, so its bits do not depend on how rows are cut into blocks.
+multiply-adds in ascending k, so its bits do not depend on how rows are cut into blocks. K counts numbers of f32, or
+pairs of neighbouring bf16, whose products an instruction adds to f32.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skipjack.lang.kernel import Kernel, V
-from skipjack.lang.program import F32, Ty
+from skipjack.lang.program import BF16, F32, I32, Ty
+from skipjack.targets.instructions import DOT_BF16_512
 from skipjack.targets.target import Target
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What fits the registers of a target: at most `rows` x `vectors` accumulators of `vl` lanes."""
+    """What fits the registers of a target: at most `rows` x `vectors` accumulators of `vl` lanes.
+
+    pairs: K counts pairs of bf16 instead of f32; both have 4 bytes.
+    """
 
     rows: int
     vectors: int
     vl: int
+    pairs: bool = False
 
     @property
     def columns(self) -> int:
@@ -29,6 +35,18 @@ class Shape:
     @property
     def vector(self) -> Ty:
         return F32.vec(self.vl)
+
+    @property
+    def element(self) -> Ty:
+        """One element of K in memory."""
+        return I32 if self.pairs else F32
+
+    def multiplied(self, k: Kernel, x: V, w: V, total: V) -> V:
+        """total plus the products of vectors of elements."""
+        if not self.pairs:
+            return k.fma(x, w, total)
+        half = BF16.vec(2 * self.vl)
+        return k.intrinsic(DOT_BF16_512.name, total.ty, total, x.bitcast(half), w.bitcast(half))
 
 
 def block_shape(target: Target) -> Shape:
@@ -86,13 +104,13 @@ def _body(k: Kernel, s: Shape, rows: int, terms: Terms) -> None:
                 acc[r][t].set(c.row(r).at(t * step).load(s.vector))
     with k.loop(terms.count) as i:
         weights_at = w.pointer.at(i * w.pitch)
-        weights = [weights_at.at(t * step).load(s.vector) for t in range(s.vectors)]
+        weights = [weights_at.at(t * step).load(s.element.vec(s.vl)) for t in range(s.vectors)]
         if terms.ahead is not None:
             k.prefetch(terms.ahead.at(i * 64), 2)
         for r in range(rows):
-            value = x.pointer.at(i, 4).at(x.pitch * r).load(F32, 4).splat(s.vl)
+            value = x.pointer.at(i, 4).at(x.pitch * r).load(s.element, 4).splat(s.vl)
             for t in range(s.vectors):
-                acc[r][t].set(k.fma(value, weights[t], acc[r][t]))
+                acc[r][t].set(s.multiplied(k, value, weights[t], acc[r][t].get()))
     for r in range(rows):
         for t in range(s.vectors):
             c.row(r).at(t * step).store(acc[r][t].get())

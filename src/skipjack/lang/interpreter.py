@@ -16,7 +16,7 @@ from skipjack.lang.program import If, Instr, Loop, Program, Reg, Stmt, Ty
 
 _DTYPES = {
     "i1": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
-    "f16": np.float16, "f32": np.float32, "f64": np.float64, "ptr": np.int64,
+    "f16": np.float16, "bf16": np.int16, "f32": np.float32, "f64": np.float64, "ptr": np.int64,
 }  # fmt: skip
 _UNSIGNED = {"i8": np.uint8, "i16": np.uint16, "i32": np.uint32, "i64": np.uint64, "i1": np.bool_}
 Value = Any
@@ -200,6 +200,9 @@ def _bitcast(ty: Ty, source: Reg, value: Value) -> Value:
     if source.ty.elt == "i1" and source.ty.lanes:
         bits = np.packbits(np.asarray(value), bitorder="little").tobytes()
         return np.frombuffer(bits.ljust(8, b"\0"), np.int64)[0].astype(dtype_of(ty))
+    if ty.elt == "i1" and ty.lanes:
+        raw = np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
+        return np.unpackbits(raw, count=ty.lanes, bitorder="little").astype(bool)
     a = np.frombuffer(np.ascontiguousarray(value).tobytes(), dtype_of(ty))
     return a.copy() if ty.lanes else a[0]
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-_BYTES = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "f16": 2, "f32": 4, "f64": 8, "ptr": 8}
+_BYTES = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "f16": 2, "bf16": 2, "f32": 4, "f64": 8, "ptr": 8}
 
 
 @dataclass(frozen=True)
 class Ty:
-    """A scalar (lanes 0) or a vector of lanes elements; elt is one of i1 i8 i16 i32 i64 f16 f32 f64 ptr."""
+    """A scalar (lanes 0) or a vector of lanes elements; elt is one of i1 i8 i16 i32 i64 f16 f32 f64 ptr, or bf16.
+
+    bf16 is only a name for 16 bits that some instructions want: values become it by bitcast, nothing computes with it.
+    """
 
     elt: str
     lanes: int = 0
@@ -45,7 +48,7 @@ class Ty:
 
 
 I1, I8, I16, I32, I64 = Ty("i1"), Ty("i8"), Ty("i16"), Ty("i32"), Ty("i64")
-F16, F32, F64, PTR = Ty("f16"), Ty("f32"), Ty("f64"), Ty("ptr")
+F16, BF16, F32, F64, PTR = Ty("f16"), Ty("bf16"), Ty("f32"), Ty("f64"), Ty("ptr")
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skipjack.lang.program import I8, I16, I32, Ty
+from skipjack.lang.program import BF16, F32, I1, I8, I16, I32, I64, Ty
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,97 @@ MULTIPLY_PAIRS_512 = Instruction(
     "llvm.x86.avx512.pmaddw.d.512", "avx512bw", I32.vec(16), (I16.vec(32), I16.vec(32)), _multiply_pairs
 )
 
-INSTRUCTIONS: tuple[Instruction, ...] = (DOT_U8_S8_512, MULTIPLY_PAIRS_256, MULTIPLY_PAIRS_512)
+
+def _without_denormals(x: np.ndarray) -> np.ndarray:
+    """x with zeros of the same sign for denormal numbers."""
+    return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
+
+
+def _rounded_once(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c in f32 for f32 whose products f64 holds exactly: the f64 sum is rounded to odd first."""
+    product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
+    total = product + addend
+    rest = total - product
+    error = (product - (total - rest)) + (addend - rest)
+    bits = total.view(np.int64)
+    towards = np.where((error > 0) == (total > 0), 1, -1)
+    even = np.isfinite(total) & (error != 0) & (bits & 1 == 0)
+    return (bits + np.where(even, towards, 0)).view(np.float64).astype(np.float32)
+
+
+def _half(x: np.ndarray) -> np.ndarray:
+    """The f32 of bf16 bits."""
+    return (np.ascontiguousarray(x).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def _dot_half(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Each f32 lane plus the product of its odd bf16, then of its even one: two fused steps without denormals."""
+    x, y, sums = _without_denormals(_half(a)), _without_denormals(_half(b)), _without_denormals(total)
+    for first in (1, 0):
+        sums = _without_denormals(_rounded_once(x[first::2], y[first::2], sums))
+    return sums
+
+
+DOT_BF16_512 = Instruction(
+    "llvm.x86.avx512bf16.dpbf16ps.512",
+    "avx512bf16",
+    F32.vec(16),
+    (F32.vec(16), BF16.vec(32), BF16.vec(32)),
+    _dot_half,
+)
+
+
+def _expand(data: np.ndarray, rest: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The first elements of data in the lanes of the mask, in order; lanes of rest elsewhere."""
+    out = rest.copy()
+    out[mask] = data[: np.count_nonzero(mask)]
+    return out
+
+
+EXPAND_BYTES = Instruction(
+    "llvm.x86.avx512.mask.expand.v64i8", "avx512vbmi2", I8.vec(64), (I8.vec(64), I8.vec(64), I1.vec(64)), _expand
+)
+EXPAND_WORDS = Instruction(
+    "llvm.x86.avx512.mask.expand.v32i16", "avx512vbmi2", I16.vec(32), (I16.vec(32), I16.vec(32), I1.vec(32)), _expand
+)
+EXPAND_DOUBLE_WORDS = Instruction(
+    "llvm.x86.avx512.mask.expand.v16i32", "avx512f", I32.vec(16), (I32.vec(16), I32.vec(16), I1.vec(16)), _expand
+)
+
+
+def _deposit(bits: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The low bits of `bits` at the set bits of mask, in order; zeros elsewhere."""
+    source, places, out = int(bits) % 2**64, int(mask) % 2**64, 0
+    while places:
+        lowest = places & -places
+        out |= lowest if source & 1 else 0
+        source, places = source >> 1, places ^ lowest
+    return np.array(out, np.uint64).view(np.int64)[()]
+
+
+DEPOSIT_BITS = Instruction("llvm.x86.bmi.pdep.64", "bmi2", I64, (I64, I64), _deposit)
+
+
+def _look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """table[the low four bits of index], per lane."""
+    return table[index & 15]
+
+
+LOOK_UP_FLOATS = Instruction(
+    "llvm.x86.avx512.permvar.sf.512", "avx512f", F32.vec(16), (F32.vec(16), I32.vec(16)), _look_up
+)
+
+INSTRUCTIONS: tuple[Instruction, ...] = (
+    DOT_U8_S8_512,
+    MULTIPLY_PAIRS_256,
+    MULTIPLY_PAIRS_512,
+    DOT_BF16_512,
+    EXPAND_BYTES,
+    EXPAND_WORDS,
+    EXPAND_DOUBLE_WORDS,
+    DEPOSIT_BITS,
+    LOOK_UP_FLOATS,
+)
 
 
 def meanings() -> dict[str, Callable[..., np.ndarray]]:
