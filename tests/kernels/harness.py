@@ -16,6 +16,7 @@ from skipjack.ir.types import PLAIN, Layout
 from skipjack.kernels.kinds import kind_of_input, kind_of_outputs, layout_of
 from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Place, Work, float_word, trace
 from skipjack.lang import interpreter
+from skipjack.targets.instructions import meanings
 from skipjack.targets.target import AVX2, AVX512, Target, host, runnable
 
 _PAGE = mmap.PAGESIZE
@@ -143,7 +144,7 @@ def _interpreted(spec: KernelSpec, target: Target) -> tuple[Call, int]:
 
     def call(arguments: int, lo: int, hi: int, scratch: int) -> None:
         try:
-            interpreter.run(program, arguments, lo, hi, scratch, budget=_INTERPRETED_INSTRUCTIONS)
+            interpreter.run(program, arguments, lo, hi, scratch, meanings(), _INTERPRETED_INSTRUCTIONS)
         except interpreter.BudgetSpent:
             pytest.skip(f"this machine lacks {target.name}, and the case is too long for the kernel interpreter")
 

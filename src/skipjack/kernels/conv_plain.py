@@ -83,10 +83,11 @@ class _Row:
         inputs = [value]
         for i, (kind, dtype) in enumerate(e.extras):
             p = getattr(k.arg, f"e{i}")
-            if kind == "channel":
-                inputs.append(load_as(k, p.at(channel * dtype.itemsize), dtype, 0).splat(lanes))
-            else:
+            if kind == "full":
                 inputs.append(load_as(k, p.at(element * dtype.itemsize), dtype, lanes, mask))
+            else:
+                at = p.at(channel * dtype.itemsize) if kind == "channel" else p
+                inputs.append(load_as(k, at, dtype, 0).splat(lanes))
         store_as(k, k.arg.y.at(element * e.output.itemsize), finished(k, e, inputs), e.output, mask)
 
 
