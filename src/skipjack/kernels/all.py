@@ -4,6 +4,7 @@
 # pyright: reportUnusedImport=false
 
 import skipjack.kernels.attention
+import skipjack.kernels.baked_linear
 import skipjack.kernels.blocked_copy
 import skipjack.kernels.cache
 import skipjack.kernels.column_pointwise
