@@ -17,6 +17,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], list[str], str]] = {
     "SKIPJACK_CACHE_DIR": (None, {"/tmp": Path("/tmp")}, [__file__], "a directory"),
     "SKIPJACK_CACHE": (True, {"0": False, "1": True, "off": False, "TRUE": True}, ["2", "no way"], "0 or 1"),
     "SKIPJACK_CACHE_LIMIT": (4 << 30, {"0": 0, "2g": 2 << 30, "64k": 65536}, ["-1", "x", "1e30", "nan"], "2g"),
+    "SKIPJACK_TUNE_FILE": (None, {"/tmp/t.json": Path("/tmp/t.json")}, ["/tmp"], "the path of a file"),
     "SKIPJACK_NUM_CORES": (0, {"3": 3}, ["-1", "all", "1.5"], "0 for all"),
     "SKIPJACK_AFFINITY": (True, {"0": False, "on": True}, ["maybe"], "0 or 1"),
     "SKIPJACK_SPIN_US": (200, {"0": 0, "1000": 1000}, ["-1", "1ms", "99999999999999999999"], "microseconds"),

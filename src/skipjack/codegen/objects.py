@@ -5,7 +5,6 @@ The key of an object is a hash of the generator sources, the kernel's name and p
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from skipjack.codegen.lower import lower
 from skipjack.codegen.object_files import ObjectFile, cache_directory, read_object, write_objects
 from skipjack.core.forking import ForkLock
 from skipjack.core.trace import debug, dump
+from skipjack.kernels.digest import sources_digest
 from skipjack.kernels.launch import KernelSpec, trace
 from skipjack.targets.target import Target
 
 _SYMBOL = "kernel"
-_SOURCES = ("lang", "kernels", "codegen", "targets")
 
 
 @dataclass(frozen=True)
@@ -69,23 +68,9 @@ def load(specs: Iterable[KernelSpec], target: Target) -> Loaded:
         return Loaded({s: _loaded[target, s] for s in wanted}, len(to_compile), from_disk)
 
 
-@functools.cache
-def _generator_digest() -> str:
-    root = Path(__file__).parent.parent
-    h = hashlib.sha256()
-    if not root.is_dir():
-        archive = next(p for p in root.parents if p.is_file())
-        h.update(archive.read_bytes())
-    for folder in _SOURCES:
-        for path in sorted((root / folder).rglob("*.py")):
-            h.update(path.name.encode())
-            h.update(path.read_bytes())
-    return h.hexdigest()
-
-
 def _key(spec: KernelSpec, target: Target) -> str:
     parts = (
-        _generator_digest(),
+        sources_digest(),
         llvmlite.__version__,
         llvm.llvm_version_info,
         target.triple,

@@ -76,6 +76,13 @@ def _directory(text: str) -> Path:
     return path
 
 
+def _file(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        raise ValueError(text)
+    return path
+
+
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -108,6 +115,13 @@ CACHE_DIR = Knob(
 CACHE = Knob("SKIPJACK_CACHE", True, _flag, "0 or 1", "Keep compiled kernels and packed weights on disk.")
 CACHE_LIMIT = Knob(
     "SKIPJACK_CACHE_LIMIT", 4 << 30, parse_bytes, "a number of bytes such as 2g", "The most the disk cache may hold."
+)
+TUNE_FILE = Knob(
+    "SKIPJACK_TUNE_FILE",
+    None,
+    _file,
+    "the path of a file",
+    "The table of measured rates that `skipjack tune` writes and models are planned with.",
 )
 NUM_CORES = Knob(
     "SKIPJACK_NUM_CORES", 0, _natural, "an integer, 0 for all", "Cores an engine uses when it is not told."

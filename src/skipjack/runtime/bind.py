@@ -18,7 +18,8 @@ from skipjack.runtime.aliases import aliased_bytes
 from skipjack.runtime.chunk import Buffer, Buffers, Chunk, Row
 from skipjack.runtime.shapes import Sizes, output_shapes
 from skipjack.runtime.weights import Weights
-from skipjack.select.choose import Plan
+from skipjack.select.choose import Choice, Plan
+from skipjack.select.rates import Rates, corrected_us
 
 _NOWHERE = Place(-1)
 _KNOWN_ELEMENTS = 4096
@@ -259,7 +260,7 @@ class _Builder:
                 launches = way.lower(part)
                 self.buffers.touch(launches)
                 candidates = self.b.plan.choices[index].candidates
-                predicted = predicted_us(candidates, part) if way in candidates else {}
+                predicted = predicted_us(candidates, part, self.b.plan.rates) if way in candidates else {}
                 rows += [Row(x, index, way, predicted) for x in launches if x.units > 0]
         for name in self.made():
             if self.escapes(name) or name in self.b.outputs:
@@ -280,23 +281,27 @@ class _Builder:
                 if o is None or (offset is not None and work.input(0).place.at(offset) == o.place):
                     continue
                 if offset is None:
-                    return [(cheapest(self.b.plan.choices[index].candidates, work), work)]
+                    return [(cheapest(self.b.plan.choices[index], work, self.b.plan.rates), work)]
                 source = _with(work.input(0), place=work.input(0).place.at(offset), shape=o.shape)
                 moved.append((_copy(), Work(work.node, [source], [o], work.memory, work.target, work.threads)))
             return moved
-        return [(cheapest(self.b.plan.choices[index].candidates, work), work)]
+        return [(cheapest(self.b.plan.choices[index], work, self.b.plan.rates), work)]
 
 
-def cheapest(candidates: tuple[Lowering, ...], work: Work) -> Lowering:
-    """The way with the least predicted cost; the best rank when one of them predicts none."""
-    if len(candidates) == 1 or any(c.cost is None for c in candidates):
+def cheapest(choice: Choice, work: Work, rates: Rates) -> Lowering:
+    """The first candidate where they were measured, else the one of least predicted time.
+
+    The first, too, when one of them predicts nothing.
+    """
+    candidates = choice.candidates
+    if len(candidates) == 1 or choice.measured or any(c.cost is None for c in candidates):
         return candidates[0]
-    return min(candidates, key=lambda c: c.cost(work) if c.cost else 0.0)
+    return min(candidates, key=lambda c: corrected_us(rates, c, work) or 0.0)
 
 
-def predicted_us(candidates: tuple[Lowering, ...], work: Work) -> dict[str, float]:
+def predicted_us(candidates: tuple[Lowering, ...], work: Work, rates: Rates) -> dict[str, float]:
     """What the candidates of a node expect to take, by name; those without a cost are left out."""
-    return {c.name: c.cost(work) for c in candidates if c.cost is not None}
+    return {c.name: us for c in candidates if (us := corrected_us(rates, c, work)) is not None}
 
 
 def _copy() -> Lowering:

@@ -26,6 +26,7 @@ from skipjack.runtime.shapes import Sizes
 from skipjack.runtime.team import Team
 from skipjack.runtime.weights import Weights, aligned_memory
 from skipjack.select.choose import Plan, plan
+from skipjack.select.prices import Prices
 from skipjack.targets.target import Target
 
 _CACHED_BINDINGS = 64
@@ -40,8 +41,8 @@ class Program:
     weights: Weights
 
     @staticmethod
-    def of(graph: Graph, target: Target, threads: int = 1) -> Program:
-        chosen = plan(graph, target, threads)
+    def of(graph: Graph, target: Target, threads: int = 1, prices: Prices | None = None) -> Program:
+        chosen = plan(graph, target, threads, prices)
         return Program(chosen, Weights(chosen.graph.constants))
 
 

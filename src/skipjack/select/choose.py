@@ -8,7 +8,8 @@ from the outputs, every node takes the option that is best given what its reader
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from skipjack.ir.graph import SKIPJACK, Graph, Node
@@ -16,6 +17,8 @@ from skipjack.ir.types import PLAIN, Layout, TensorType, ValueType
 from skipjack.kernels.launch import Lowering, Site, lowerings
 from skipjack.select.nominal import Nominal
 from skipjack.select.options import Option, Options, options_of
+from skipjack.select.prices import Prices
+from skipjack.select.rates import Rates, current
 from skipjack.targets.target import Target
 
 _REORDER_BYTES_PER_US = 8_000.0
@@ -27,12 +30,14 @@ class Choice:
     """How one node runs. candidates are the accepted ways of one kind, best rank first; none means a host step.
 
     others: accepted ways that need other layouts. predicted: microseconds by kind of layout, at likely sizes.
+    measured: microseconds by lowering, where this very layer was timed; the first candidate is then the one to run.
     """
 
     candidates: tuple[Lowering, ...]
     reason: str
     others: tuple[Lowering, ...] = ()
     predicted: tuple[tuple[str, float], ...] = ()
+    measured: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def on_host(self) -> bool:
@@ -51,21 +56,23 @@ class Plan:
     choices: tuple[Choice, ...]
     target: Target
     threads: int = 1
+    rates: Rates = field(default_factory=Rates)
 
 
-def plan(graph: Graph, target: Target, threads: int = 1) -> Plan:
+def plan(graph: Graph, target: Target, threads: int = 1, prices: Prices | None = None) -> Plan:
     """Choose for every node; values that change layout get explicit Reorder nodes."""
-    return replace(_Planner(graph, target).run(), threads=threads)
+    known = prices or Prices(current(target))
+    return replace(_Planner(graph, target, known).run(), threads=threads, rates=known.rates)
 
 
 _HOST = Option((), (), (), 0.0)
 
 
 class _Planner:
-    def __init__(self, graph: Graph, target: Target) -> None:
-        self.graph, self.target = graph, target
+    def __init__(self, graph: Graph, target: Target, prices: Prices) -> None:
+        self.graph, self.target, self.prices = graph, target, prices
         self.nominal = Nominal(graph, target)
-        self.options: list[Options] = [options_of(graph, n, target, self.nominal.work(n)) for n in graph.nodes]
+        self.options: list[Options] = [options_of(graph, n, target, self.nominal.work(n), prices) for n in graph.nodes]
         self.makers = {o: (i, k) for i, n in enumerate(graph.nodes) for k, o in enumerate(n.outputs) if o}
         self.readers: dict[str, list[tuple[int, int]]] = {}
         for i, n in enumerate(graph.nodes):
@@ -186,7 +193,7 @@ class _Emitter:
                 self.wanted(name, PLAIN)
         outputs = tuple(self.made(name, _made(option, k)) for k, name in enumerate(node.outputs))
         self.nodes.append(replace(node, inputs=inputs, outputs=outputs))
-        self.choices.append(_choice(option, options))
+        self.choices.append(_choice(option, options, self.p.prices.known(node)))
 
     def made(self, name: str, layout: Layout) -> str:
         """The name of a value that a node makes in a layout."""
@@ -233,10 +240,10 @@ _REASONS = {
 }
 
 
-def _choice(option: Option, options: Options) -> Choice:
+def _choice(option: Option, options: Options, measured: Mapping[str, float]) -> Choice:
     predicted = tuple((o.layouts, o.microseconds) for o in sorted(options.found, key=lambda o: o.microseconds))
     if not option.ways:
         refused = "; ".join(f"{w}: {r}" for w, r in options.refused.items())
         return Choice((), refused or "no kernel for this operator")
     others = tuple(w for o in options.found if o is not option for w in o.ways)
-    return Choice(option.ways, _REASONS.get(option.layouts, f"layouts {option.layouts}"), others, predicted)
+    return Choice(option.ways, _REASONS.get(option.layouts, f"layouts {option.layouts}"), others, predicted, measured)

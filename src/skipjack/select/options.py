@@ -11,9 +11,9 @@ from skipjack.ir.graph import Graph, Node
 from skipjack.ir.types import PLAIN, Layout, TensorType, ValueType
 from skipjack.kernels.kinds import kind_of_input, kind_of_outputs, layout_of
 from skipjack.kernels.launch import Lowering, Site, Work, lowerings
+from skipjack.select.prices import Prices
 from skipjack.targets.target import Target
 
-_BYTES_PER_US = 20_000.0
 _LAUNCH_US = 0.3
 
 
@@ -51,7 +51,7 @@ def site_of(graph: Graph, node: Node, target: Target, types: Mapping[str, ValueT
     return Site(node, inputs, outputs, constants, target)
 
 
-def options_of(graph: Graph, node: Node, target: Target, work: Work) -> Options:
+def options_of(graph: Graph, node: Node, target: Target, work: Work, prices: Prices) -> Options:
     """Every accepted way; work has likely sizes."""
     site = site_of(graph, node, target)
     if site is None:
@@ -64,11 +64,11 @@ def options_of(graph: Graph, node: Node, target: Target, work: Work) -> Options:
             refused[way.name] = reason
         else:
             kinds.setdefault(way.layouts, []).append(way)
-    made = [_option(site, graph, ways, work) for ways in kinds.values()]
+    made = [_option(site, graph, prices.ranked(ways, work), work, prices) for ways in kinds.values()]
     return Options(tuple(o for o in made if o is not None), refused)
 
 
-def _option(site: Site, graph: Graph, ways: Sequence[Lowering], work: Work) -> Option | None:
+def _option(site: Site, graph: Graph, ways: Sequence[Lowering], work: Work, prices: Prices) -> Option | None:
     kind = ways[0].layouts
     inputs: list[Layout] = []
     for i, (name, t) in enumerate(zip(site.node.inputs, site.inputs, strict=True)):
@@ -80,22 +80,11 @@ def _option(site: Site, graph: Graph, ways: Sequence[Lowering], work: Work) -> O
     if any(o is None for o in outputs):
         return None
     known = [o for o in outputs if o is not None]
-    return Option(tuple(ways), tuple(inputs), tuple(known), predicted_us(ways, work))
+    return Option(tuple(ways), tuple(inputs), tuple(known), prices.least_us(ways, work) + _LAUNCH_US)
 
 
 def _layout(kind: str, t: TensorType, target: Target) -> Layout | None:
     return layout_of(kind, t.dtype, t.rank or 0, target)
-
-
-def predicted_us(ways: Sequence[Lowering], work: Work) -> float:
-    """The least predicted time of some ways; what only moves memory takes as long as its bytes."""
-    costs = [way.cost(work) for way in ways if way.cost is not None]
-    return (min(costs) if len(costs) == len(ways) else moved_us(work)) + _LAUNCH_US
-
-
-def moved_us(work: Work) -> float:
-    """Microseconds to read the inputs that are no constants and write the outputs."""
-    return sum(b.nbytes for b in (*work.inputs, *work.outputs) if b is not None and b.value is None) / _BYTES_PER_US
 
 
 def _tensor(types: Mapping[str, ValueType], name: str) -> TensorType | None:
