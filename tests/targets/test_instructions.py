@@ -9,18 +9,23 @@ import pytest
 
 from skipjack.codegen.jit import compile_here
 from skipjack.lang import interpreter
-from skipjack.lang.kernel import Kernel
-from skipjack.lang.program import PTR, Program
+from skipjack.lang.kernel import Kernel, V
+from skipjack.lang.program import PTR, Program, Ty
 from skipjack.targets.instructions import INSTRUCTIONS, Instruction, meanings
 from skipjack.targets.target import host, host_features
 
 _CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 
 
+def _operand(p: V, ty: Ty) -> V:
+    """A mask lies in memory as an integer, one bit per lane."""
+    return p.load(Ty(f"i{ty.lanes}")).bitcast(ty) if ty.elt == "i1" else p.load(ty)
+
+
 def _program(instruction: Instruction) -> Program:
     fields = [(f"x{i}", PTR) for i in range(len(instruction.operands))]
     k = Kernel("one", [*fields, ("y", PTR)], 8 * instruction.result.nbytes)
-    operands = [getattr(k.arg, n).load(ty) for (n, _), ty in zip(fields, instruction.operands, strict=True)]
+    operands = [_operand(getattr(k.arg, n), ty) for (n, _), ty in zip(fields, instruction.operands, strict=True)]
     k.arg.y.store(k.intrinsic(instruction.name, instruction.result, *operands))
     return k.finish()
 
