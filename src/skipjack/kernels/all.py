@@ -34,6 +34,7 @@ import skipjack.kernels.pointwise
 import skipjack.kernels.pool
 import skipjack.kernels.pool_plain
 import skipjack.kernels.put
+import skipjack.kernels.quad_conv
 import skipjack.kernels.quad_pointwise
 import skipjack.kernels.quad_reorder
 import skipjack.kernels.quantise

@@ -1,0 +1,328 @@
+"""Conv of unsigned bytes with constant integer weights over quads: lanes are positions, sums are exact.
+
+A block is four maps times a few vectors of positions. Dense weights are [maps / 4][terms][4 maps][4 channels], sparse
+ones rows of (offset, four weights). Terms advance in steps whose inputs stay in L1; sums wait in scratch in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from skipjack.core.dtypes import DType
+from skipjack.ir.graph import SKIPJACK
+from skipjack.kernels.conv_shape import WindowShape, conv_shape
+from skipjack.kernels.dot import broadcast4, dot4
+from skipjack.kernels.epilogue import accepts_epilogue, extras_of
+from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Place, Site, Work, generator, lowering
+from skipjack.kernels.positions import FULL, Rows, RowsEpilogue, Words, pack_of, rows_epilogue
+from skipjack.kernels.quad_band import BAND_WORDS, BandSpec, copy_band
+from skipjack.kernels.quad_conv_pack import (
+    Block,
+    Geometry,
+    geometry,
+    live_terms,
+    pack_dense,
+    parts_of,
+    sparse_rows,
+    summands,
+)
+from skipjack.kernels.sparsity import zeros_of
+from skipjack.lang.expr import Expr
+from skipjack.lang.kernel import Kernel, V
+from skipjack.lang.program import I32, I64, PTR, Program, Ty
+from skipjack.targets.target import Target
+
+_WORDS = (
+    "bands", "band_rows", "positions", "out_pixels", "x_image", "x_group", "maps", "map_groups", "terms", "step",
+    "steps", "parts", "sum_pitch", "x_scratch",
+)  # fmt: skip
+_CYCLES_PER_US = 3500
+_DENSE_BYTES, _SPARSE_BYTES = 24 * 1024, 40 * 1024
+
+
+@dataclass(frozen=True)
+class QuadConvSpec:
+    """What is compiled in. band: how inputs are copied, None where they are read in place."""
+
+    sparse: bool
+    band: BandSpec | None
+    flat: bool
+    ragged: bool
+    epilogue: RowsEpilogue
+
+
+def block_of(target: Target, sparse: bool) -> Block:
+    """Accumulators, inputs and four weights fill at most the registers.
+
+    Without an instruction for four products each input takes two registers.
+    """
+    if sparse:
+        return Block(8 if target.registers >= 32 else 6, _SPARSE_BYTES, target.vl)
+    if target.registers < 32:
+        return Block(2, _DENSE_BYTES, target.vl)
+    return Block(6 if target.has("avx512vnni") else 4, _DENSE_BYTES, target.vl)
+
+
+class _Unit:
+    """Traces one part of the maps over one band of one image."""
+
+    def __init__(self, k: Kernel, target: Target, s: QuadConvSpec) -> None:
+        self.k, self.target, self.s, self.a = k, target, s, k.arg
+        self.block = block_of(target, s.sparse)
+        self.lanes = target.vl
+        self.vector = I32.vec(self.lanes)
+        self.vector_bytes = 4 * self.lanes
+        self.pitch = self.block.vectors * self.vector_bytes
+
+    def trace(self, unit: V) -> None:
+        k, a = self.k, self.a
+        part, rest = unit % a.parts, unit // a.parts
+        band, self.image = rest % a.bands, rest // a.bands
+        self.group_lo, self.group_hi = (a.cuts.at(part + i, 8).load(I64, 8) for i in range(2))
+        self.first = band * a.positions
+        count = k.min(a.positions, a.out_pixels - self.first)
+        x = a.x.at(self.image * a.x_image)
+        if self.s.band is None:
+            x = x.at(self.first, 4)
+        else:
+            row = self.first if self.s.flat else band * a.band_rows
+            x = copy_band(k, self.lanes, self.s.band, x, row, k.scratch.at(a.x_scratch))
+        vectors = (count + (self.lanes - 1)) // self.lanes
+        tiles = (vectors + (self.block.vectors - 1)) // self.block.vectors
+        with k.loop(tiles) as tile:
+            low = tile * vectors // tiles
+            self._tile(x.at(low * self.vector_bytes), low * self.lanes, (tile + 1) * vectors // tiles - low, count)
+
+    def _tile(self, x: V, position: V, vectors: V, count: V) -> None:
+        k, a = self.k, self.a
+        with k.loop(a.steps) as step, k.loop(self.group_hi, self.group_lo) as group:
+            sums = k.scratch.at((group - self.group_lo) * a.sum_pitch)
+            self._choose(1, self.block.vectors, vectors, x, step, group, sums)
+            with k.when(step.eq(a.steps - 1)):
+                self._finish(sums, group * 4, position, vectors, count)
+
+    def _choose(self, low: int, high: int, vectors: V, x: V, step: V, group: V, sums: V) -> None:
+        """The block of as many vectors as there are."""
+        if low == high:
+            body = self._sparse if self.s.sparse else self._dense
+            body(low, x, step, group, sums)
+            return
+        middle = (low + high) // 2
+        self.k.branch(
+            vectors <= middle,
+            lambda: self._choose(low, middle, vectors, x, step, group, sums),
+            lambda: self._choose(middle + 1, high, vectors, x, step, group, sums),
+        )
+
+    def _dense(self, count: int, x: V, step: V, group: V, sums: V) -> None:
+        k, a = self.k, self.a
+        rows = [sums.at(r * self.pitch) for r in range(4)]
+        acc = [[k.var(k.zero(self.vector)) for _ in range(count)] for _ in rows]
+        with k.when(step > 0):
+            for row, p in zip(acc, rows, strict=True):
+                for t, total in enumerate(row):
+                    total.set(p.at(t * self.vector_bytes).load(self.vector))
+        first = step * a.step
+        with k.loop(k.min(first + a.step, a.terms), first) as term:
+            inputs = x.at(a.offsets.at(term, 4).load(I32))
+            weights_at = a.w.at((group * a.terms + term) * 16)
+            weights = [broadcast4(weights_at.at(4 * r), self.lanes) for r in range(4)]
+            for t in range(count):
+                value = inputs.at(t * self.vector_bytes).load(self.vector)
+                for r, w in enumerate(weights):
+                    acc[r][t].set(dot4(k, self.target, acc[r][t].get(), value, w))
+        for row, p in zip(acc, rows, strict=True):
+            for t, total in enumerate(row):
+                p.at(t * self.vector_bytes).store(total.get())
+
+    def _sparse(self, count: int, x: V, step: V, group: V, sums: V) -> None:
+        k, a = self.k, self.a
+        with k.loop(4) as r:
+            place = sums.at(r * self.pitch)
+            acc = [k.var(k.zero(self.vector)) for _ in range(count)]
+            with k.when(step > 0):
+                for t, total in enumerate(acc):
+                    total.set(place.at(t * self.vector_bytes).load(self.vector))
+            starts = a.starts.at(step * a.map_groups * 4 + group * 4 + r, 4)
+            with k.loop(starts.at(4).load(I32).sext(I64), starts.load(I32).sext(I64)) as entry:
+                at = a.w.at(entry, 8)
+                inputs, w = x.at(at.load(I32)), broadcast4(at.at(4), self.lanes)
+                for t, total in enumerate(acc):
+                    value = inputs.at(t * self.vector_bytes).load(self.vector)
+                    total.set(dot4(k, self.target, total.get(), value, w))
+            for t, total in enumerate(acc):
+                place.at(t * self.vector_bytes).store(total.get())
+
+    def _finish(self, sums: V, row: V, position: V, vectors: V, count: V) -> None:
+        """The epilogue of four maps."""
+        k, a, e = self.k, self.a, self.s.epilogue
+        for r in range(0, 4, e.wide):
+            end = Rows(k, e, self.lanes, row + r, a.maps, self.s.ragged)
+
+            def store(t: V, here: V, mask: V | None, r: int = r, end: Rows = end) -> None:
+                acc = [sums.at((r + i) * self.pitch + t * self.vector_bytes).load(self.vector) for i in range(e.wide)]
+                at = self.first + here
+                places = [self._words(getattr(a, f"e{i}"), d, row + r, at) for i, (_, d) in _full(e)]
+                end.store(acc, self._words(a.y, e.output, row + r, at), places, mask)
+
+            with k.loop(vectors) as t:
+                here = position + t * self.lanes
+                k.branch(
+                    here + self.lanes <= count,
+                    lambda t=t, here=here, store=store: store(t, here, None),
+                    lambda t=t, here=here, store=store: store(t, here, k.below(count - here, self.lanes)),
+                )
+
+    def _words(self, p: V, dtype: DType, row: V, position: V) -> Words:
+        """Where a position of a map lies in an image of the output's shape."""
+        a, pack = self.a, pack_of(dtype)
+        planes = a.map_groups if pack == 4 else a.maps
+        plane = self.image * planes + (row.sar(2) if pack == 4 else row)
+        return Words(p.at((plane * a.out_pixels + position) * 4), a.out_pixels * 4)
+
+
+def _full(e: RowsEpilogue) -> list[tuple[int, tuple[str, DType]]]:
+    return [(i, extra) for i, extra in enumerate(e.extras) if extra[0] == FULL]
+
+
+@generator("quad_conv")
+def quad_conv(target: Target, symbol: str, s: QuadConvSpec) -> Program:
+    """A unit is one part of the maps over one band of one image."""
+    table = "starts" if s.sparse else "offsets"
+    fields: list[tuple[str, Ty]] = [("x", PTR), ("w", PTR), (table, PTR), ("cuts", PTR), *s.epilogue.fields()]
+    names = (*_WORDS, *(BAND_WORDS if s.band is not None else ()))
+    k = Kernel(symbol, [*fields, *((name, I64) for name in names)], 8 * target.vector_bytes)
+    one = _Unit(k, target, s)
+    with k.units() as unit:
+        one.trace(unit)
+    return k.finish()
+
+
+def _lower(sparse: bool) -> Callable[[Work], list[Launch]]:
+    def lower(work: Work) -> list[Launch]:
+        s = conv_shape(work)
+        if not work.output().elements:
+            return []
+        g = geometry(s, block_of(work.target, sparse), work.threads)
+        return [_launch(work, g, sparse)]
+
+    return lower
+
+
+def _tables(work: Work, g: Geometry, sparse: bool) -> tuple[Place, Place, np.ndarray]:
+    """Packed weights, the table beside them, and the work of every group of maps."""
+    w, memory = work.input(1), work.memory
+    assert w.value is not None, "only constant weights are accepted"
+    offsets, times = g.offsets(), summands(w.value)
+    if not sparse:
+        table = memory.constant(np.repeat(offsets, times))
+        return memory.packed(w, "quads dense", pack_dense), table, np.ones(-(-g.s.maps // 4))
+    key = f"{g.step} {g.group_bytes} {g.width} {g.phase_rows}"
+    entries = memory.packed(w, f"quad rows {key}", lambda v: sparse_rows(v, offsets, g.step).entries)
+    starts = memory.packed(w, f"quad starts {g.step}", lambda v: sparse_rows(v, offsets, g.step).starts)
+    return entries, starts, live_terms(w.value) + 1
+
+
+def _launch(work: Work, g: Geometry, sparse: bool) -> Launch:
+    x, y, s, w = work.input(0), work.output(), g.s, work.input(1)
+    packed, table, amounts = _tables(work, g, sparse)
+    parts = parts_of(g, amounts, work.threads)
+    assert w.value is not None, "only constant weights are accepted"
+    times = 1 if sparse else summands(w.value)
+    steps = g.steps if sparse else -(-g.terms * times // g.step)
+    pitch = g.block.vectors * g.block.lanes * 4 * 4
+    most = int(np.diff(parts).max()) if steps > 1 else 1
+    size = s.size[1] * s.size[2]
+    sums_bytes = -(-most * pitch // 64) * 64
+    sizes = {
+        "bands": g.bands, "band_rows": g.rows, "positions": g.positions, "out_pixels": s.pixels,
+        "x_image": g.groups * size * 4, "x_group": size * 4, "maps": s.maps, "map_groups": -(-s.maps // 4),
+        "terms": g.terms * times, "step": g.step, "steps": steps, "parts": len(parts) - 1,
+        "sum_pitch": pitch if steps > 1 else 0, "x_scratch": sums_bytes,
+    }  # fmt: skip
+    spec = QuadConvSpec(sparse, _band(g), g.flat, s.maps % 4 != 0, rows_epilogue(work))
+    extras = [b.place for b in extras_of(work)]
+    words = [sizes[name] for name in _WORDS]
+    if spec.band is not None:
+        words += _band_words(g, int(work.attr("pad_code", 0)))
+    cuts = work.memory.constant(parts)
+    reads = (x.place, packed, table, cuts, *extras)
+    units = s.batch * g.bands * (len(parts) - 1)
+    places = (x.place, packed, table, cuts, y.place, *extras)
+    scratch = sums_bytes + g.copy_bytes
+    return Launch(KernelSpec("quad_conv", (spec,)), units, (*places, *words), reads, (y.place,), scratch)
+
+
+def _band(g: Geometry) -> BandSpec | None:
+    if not g.copied:
+        return None
+    return BandSpec(1, (0,), True) if g.flat else BandSpec(g.s.strides[2], g.phases, False)
+
+
+def _band_words(g: Geometry, pad_code: int) -> list[int]:
+    s = g.s
+    height, width = (1, s.pixels) if g.flat else s.size[1:]
+    words = {
+        "groups": g.groups, "columns": g.kernel[1], "phase_rows": g.phase_rows, "width": g.width,
+        "in_height": height, "in_width": width, "row_step": 1 if g.flat else s.strides[1],
+        "column_step": 0 if g.flat else s.dilations[2], "pad_top": 0 if g.flat else s.before[1],
+        "pad_left": 0 if g.flat else s.before[2], "copy_group": g.group_bytes, "pad_word": pad_code * 0x01010101,
+    }  # fmt: skip
+    return [words[name] for name in BAND_WORDS]
+
+
+def integer_conv(site: Site) -> str:
+    """Empty when a node convolves unsigned bytes with constant integers over at most two spatial axes."""
+    x, w, y = site.inputs[0], site.inputs[1], site.outputs[0]
+    if x is None or w is None or y is None or x.dtype is not DType.U8 or w.dtype not in (DType.I8, DType.I16):
+        return "not unsigned bytes with integer weights"
+    if site.constants[1] is None:
+        return "its weight is not constant"
+    if x.rank not in (3, 4):
+        return "one or two spatial axes"
+    if not isinstance(site.node.attrs.get("epilogue"), Expr):
+        return "no epilogue says what becomes of the sums"
+    for t in (*site.inputs[2:], y):
+        if t is not None and t.dtype.itemsize not in (1, 4):
+            return f"elements of {t.dtype.value} beside the sums"
+    return accepts_epilogue(site)
+
+
+def _accepts(site: Site) -> str:
+    if int(site.node.attrs.get("group", 1)) != 1:  # type: ignore[arg-type]
+        return "more than one group"
+    return integer_conv(site)
+
+
+def _vectors(s: WindowShape, lanes: int) -> int:
+    return s.batch * -(-s.pixels // lanes)
+
+
+def _cost(sparse: bool) -> Callable[[Work], float]:
+    def cost(work: Work) -> float:
+        s, target = conv_shape(work), work.target
+        w = work.input(1)
+        if w.value is None:
+            return float("inf")
+        per_dot = 1.0 if target.has("avx512vnni") else 4.0
+        terms = -(-s.channels // 4) * s.taps
+        copied = 0.0 if s.is_pointwise() else 8.0 * terms / max(s.kernel[1], 1)
+        ends = 30.0 * -(-s.maps // 4)
+        if sparse:
+            products = zeros_of(w.value).live_quads * (per_dot + 0.4) + s.maps * 4
+        else:
+            products = -(-s.maps // 4) * 4 * terms * per_dot * 1.15 * summands(w.value)
+        return _vectors(s, target.vl) * (products + copied + ends) / _CYCLES_PER_US
+
+    return cost
+
+
+for _name, _is_sparse in (("quad_conv_dense", False), ("quad_conv_sparse", True)):
+    lowering(
+        Lowering(
+            _name, SKIPJACK, "Conv", _accepts, _lower(_is_sparse), "quads", 20 - _is_sparse, cost=_cost(_is_sparse)
+        )
+    )

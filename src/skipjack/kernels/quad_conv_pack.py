@@ -1,0 +1,248 @@
+"""How an integer convolution over quads is cut up, and its weights rearranged for that.
+
+A term is four input channels of one tap of the window. Positions of the output lie flat, row behind row; for every
+term its inputs lie flat as well, at a fixed offset: in place where the window is a single position, else in a copy of
+a band of input rows that holds one shifted copy for every column of the window and splits rows by phase of the stride.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from skipjack.kernels.conv_shape import WindowShape
+
+_LINE = 64
+_SETS, _WAYS = 64, 8
+_COPY_BYTES = 256 * 1024
+_SUM_BYTES = 128 * 1024
+_UNITS_PER_THREAD = 3
+_GROUPS_PER_PART = 8
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one kernel keeps in registers and L1: at most `vectors` vectors of positions, `bytes` of inputs."""
+
+    vectors: int
+    bytes: int
+    lanes: int
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One convolution cut up. flat: the window is one position and the image counts as one row.
+
+    copied: inputs are copied to scratch, in bands of `rows` output rows (of `rows` positions when flat).
+    """
+
+    s: WindowShape
+    flat: bool
+    copied: bool
+    rows: int
+    block: Block
+
+    @property
+    def groups(self) -> int:
+        """Fours of input channels."""
+        return -(-self.s.channels // 4)
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        return (1, 1) if self.flat else self.s.kernel[1:]
+
+    @property
+    def terms(self) -> int:
+        return self.groups * self.kernel[0] * self.kernel[1]
+
+    @property
+    def width(self) -> int:
+        """Positions per row."""
+        return self.rows if self.flat else self.s.out[2]
+
+    @property
+    def bands(self) -> int:
+        return -(-self.s.pixels // self.rows) if self.flat else -(-self.s.out[1] // self.rows)
+
+    @property
+    def positions(self) -> int:
+        """Positions of a band."""
+        return self.rows if self.flat else self.rows * self.s.out[2]
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        """The rows, modulo the stride, that taps start from."""
+        if self.flat:
+            return (0,)
+        return tuple(sorted({t * self.s.dilations[1] % self.s.strides[1] for t in range(self.kernel[0])}))
+
+    @property
+    def phase_rows(self) -> int:
+        """Rows that a band holds of each phase."""
+        return 1 if self.flat else self.rows + (self.kernel[0] - 1) * self.s.dilations[1] // self.s.strides[1]
+
+    @property
+    def group_bytes(self) -> int:
+        """From one four of channels to the next: an odd number of cache lines in a copy."""
+        if not self.copied:
+            return self.s.pixels * 4
+        used = self.kernel[1] * len(self.phases) * self.phase_rows * self.width * 4
+        return (-(-used // _LINE) | 1) * _LINE
+
+    @property
+    def copy_bytes(self) -> int:
+        """Scratch for a band; vectors at its end may reach beyond it."""
+        slack = (self.block.vectors + 1) * self.block.lanes * 4
+        return -(-(self.groups * self.group_bytes + slack) // _LINE) * _LINE if self.copied else 0
+
+    @property
+    def step(self) -> int:
+        """Terms whose inputs are kept in L1 together."""
+        vectors = min(self.block.vectors, -(-self.positions // self.block.lanes))
+        return max(self.block.bytes // (vectors * self.block.lanes * 4), 8)
+
+    @property
+    def steps(self) -> int:
+        return -(-self.terms // self.step)
+
+    def offsets(self) -> np.ndarray:
+        """Bytes from the start of the inputs of a band to each term, channels outermost."""
+        taps = list[int]()
+        for h in range(self.kernel[0]):
+            row, phase = divmod(h * self.s.dilations[1], self.s.strides[1])
+            for w in range(self.kernel[1]):
+                at = w * len(self.phases) + (self.phases.index(phase) if not self.flat else 0)
+                taps.append((at * self.phase_rows + row) * self.width * 4)
+        groups = np.arange(self.groups, dtype=np.int64) * self.group_bytes
+        return (groups[:, None] + np.array(taps, np.int64)).reshape(-1).astype(np.int32)
+
+
+def _collides(pitch_bytes: int, terms: int, b: Block) -> bool:
+    """Whether terms this far apart push each other out of L1."""
+    sets = _SETS // int(np.gcd(pitch_bytes // _LINE, _SETS))
+    lines = b.vectors * b.lanes * 4 // _LINE
+    return -(-terms // sets) * max(-(-lines * sets // _SETS), 1) > _WAYS
+
+
+def geometry(s: WindowShape, b: Block, threads: int) -> Geometry:
+    """How a convolution is cut for a kernel."""
+    flat = s.is_pointwise() and not any(s.before)
+    if not flat:
+        return _banded(s, b)
+    groups, tile = -(-s.channels // 4), b.vectors * b.lanes
+    tiles = -(-s.pixels // tile)
+    wanted = -(-_UNITS_PER_THREAD * threads // s.batch) if threads > 1 else 1
+    terms = min(groups, max(b.bytes // (tile * 4), 1))
+    if s.pixels % b.lanes == 0 and s.pixels * 4 % _LINE == 0 and not _collides(s.pixels * 4, terms, b):
+        return Geometry(s, True, False, _even(s.pixels, min(tiles, wanted), tile), b)
+    most = max(_COPY_BYTES // (groups * tile * 4), 1)
+    return Geometry(s, True, True, _even(s.pixels, max(-(-tiles // most), min(tiles, wanted)), tile), b)
+
+
+def _even(pixels: int, bands: int, tile: int) -> int:
+    """Positions per band: whole tiles, as evenly as that goes; all positions when there is one band."""
+    return pixels if bands == 1 else -(-pixels // (bands * tile)) * tile
+
+
+def _banded(s: WindowShape, b: Block) -> Geometry:
+    def cut(rows: int) -> Geometry:
+        return Geometry(s, False, True, rows, b)
+
+    most = max(s.out[1], 1)
+    while most > 1 and cut(most).copy_bytes > _COPY_BYTES:
+        most -= 1
+    least = s.out[1] if most == s.out[1] else max(most // 2, 1)
+
+    def vectors(rows: int) -> int:
+        whole, rest = divmod(s.out[1], rows)
+        return whole * -(-rows * s.out[2] // b.lanes) + -(-rest * s.out[2] // b.lanes)
+
+    return cut(min(range(most, least - 1, -1), key=vectors))
+
+
+def parts_of(g: Geometry, work: np.ndarray, threads: int) -> np.ndarray:
+    """Where the parts of maps begin and end, in groups of four maps of which `work` says how much they take."""
+    count = max(len(work), 1)
+    sums = 4 * g.block.vectors * g.block.lanes * 4
+    parts = -(-count * sums // _SUM_BYTES) if g.steps > 1 else 1
+    if threads > 1:
+        wanted = -(-_UNITS_PER_THREAD * threads // max(g.s.batch * g.bands, 1))
+        parts = max(parts, min(wanted, count // _GROUPS_PER_PART))
+    done = np.concatenate([[0], np.cumsum(work, dtype=np.float64)])
+    cuts = np.searchsorted(done, np.linspace(0, done[-1], parts + 1)[1:-1])
+    return np.concatenate([[0], np.maximum.accumulate(cuts), [count]]).astype(np.int64)
+
+
+def _bytes(w: np.ndarray) -> list[np.ndarray]:
+    """Arrays of i8 whose sum is w."""
+    found, rest = list[np.ndarray](), w.astype(np.int16)
+    while True:
+        one = np.clip(rest, -128, 127)
+        found.append(one.astype(np.int8))
+        rest = rest - one
+        if not rest.any():
+            return found
+
+
+def summands(w: np.ndarray) -> int:
+    """How many terms of bytes one weight takes: more than one where it does not fit."""
+    if w.dtype == np.int8 or not w.size:
+        return 1
+    low, high = int(w.min()), int(w.max())
+    return max(-(-high // 127), -(low // 128), 1)
+
+
+def _terms(w: np.ndarray) -> np.ndarray:
+    """[M, C, window] as [maps up to a multiple of 4][C/4, window][4], filled up with zeros."""
+    m, c, *window = w.shape
+    full = np.zeros((-(-m // 4) * 4, -(-c // 4) * 4, *window), np.int8)
+    full[:m, :c] = w
+    return np.ascontiguousarray(np.moveaxis(full.reshape(len(full), -1, 4, *window), 2, -1)).reshape(len(full), -1, 4)
+
+
+def _all_terms(w: np.ndarray) -> np.ndarray:
+    """All summands, one behind the other for every term: [maps][terms * summands][4]."""
+    arrays = [_terms(part) for part in _bytes(w)]
+    return np.stack(arrays, 2).reshape(len(arrays[0]), -1, 4)
+
+
+def pack_dense(w: np.ndarray) -> np.ndarray:
+    """[maps / 4][terms][4 maps][4 channels]."""
+    terms = _all_terms(w)
+    return terms.reshape(-1, 4, *terms.shape[1:]).transpose(0, 2, 1, 3)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The terms that are not zero, ordered by step, map, term: entries (offset, four weights) as i32 pairs.
+
+    starts[step * maps + map] is the first entry of a map.
+    """
+
+    entries: np.ndarray
+    starts: np.ndarray
+
+
+def sparse_rows(w: np.ndarray, offsets: np.ndarray, step: int) -> Rows:
+    """Packed rows of [M, C, window]; offsets are in bytes, per term."""
+    maps, terms, steps, chunks = -(-len(w) // 4) * 4, len(offsets), -(-len(offsets) // step), list[np.ndarray]()
+    counts = np.zeros((steps, maps), np.int64)
+    arrays = [_terms(part) for part in _bytes(w)]
+    for one in range(steps):
+        lo, hi = one * step, min(one * step + step, terms)
+        cut = np.concatenate([a[:, lo:hi] for a in arrays], 1)
+        at = np.tile(offsets[lo:hi], len(arrays))
+        row, column = np.nonzero(cut.any(-1))
+        entries = np.empty((len(row), 2), np.int32)
+        entries[:, 0] = at[column]
+        entries[:, 1] = np.ascontiguousarray(cut[row, column]).view(np.int32)[:, 0]
+        counts[one] = np.bincount(row, minlength=maps)
+        chunks.append(entries)
+    starts = np.concatenate([[0], np.cumsum(counts.reshape(-1))]).astype(np.int32)
+    return Rows(np.concatenate(chunks) if chunks else np.zeros((0, 2), np.int32), starts)
+
+
+def live_terms(w: np.ndarray) -> np.ndarray:
+    """Per group of four maps, how many terms are not zero."""
+    return np.array([np.count_nonzero(_terms(w[i : i + 4]).any(-1)) for i in range(0, len(w), 4)], np.float64)
