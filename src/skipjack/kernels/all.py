@@ -50,6 +50,7 @@ import skipjack.kernels.rows
 import skipjack.kernels.scan
 import skipjack.kernels.sizes
 import skipjack.kernels.softmax
+import skipjack.kernels.sparse_conv
 import skipjack.kernels.strided
 import skipjack.kernels.take
 import skipjack.kernels.top_k
