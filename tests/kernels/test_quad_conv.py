@@ -110,6 +110,27 @@ def test_sums_are_exact(name: str, x, w, attrs, target: Target) -> None:
     check(name, codes(*x), weights(*w, density=0.6), target, threads=(1, 3), **attrs)
 
 
+GROUPS = [
+    ((2, 8, 9, 9), (8, 1, 3, 3), {"group": 8, "pads": (1, 1, 1, 1), "pad_code": 128}),
+    ((1, 6, 13, 17), (6, 1, 5, 5), {"group": 6, "pads": (2, 2, 2, 2), "strides": (2, 2), "pad_code": 3}),
+    ((1, 9, 7, 7), (9, 1, 3, 3), {"group": 9, "pads": (1, 1, 1, 1)}),
+    ((1, 130, 30, 30), (130, 1, 3, 3), {"group": 130, "pads": (1, 1, 1, 1)}),
+    ((1, 8, 6, 6), (16, 2, 3, 3), {"group": 4, "pads": (1, 1, 1, 1)}),
+    ((1, 16, 6, 6), (24, 8, 1, 1), {"group": 2}),
+    ((1, 24, 4, 4), (24, 8, 1, 1), {"group": 3}),
+    ((1, 10, 4, 4), (20, 2, 1, 1), {"group": 5}),
+    ((1, 3, 4, 5), (12, 1, 1, 1), {"group": 3}),
+    ((1, 18, 6, 6), (12, 6, 3, 3), {"group": 3, "pad_code": 1, "pads": (1, 0, 0, 1)}),
+]
+
+
+@pytest.mark.parametrize("target", ALL, ids=target_id)
+@pytest.mark.parametrize(("x", "w", "attrs"), GROUPS)
+def test_groups(x, w, attrs, target: Target) -> None:
+    full = np.random.default_rng(w[0]).integers(-128, 128, w, np.int8)
+    check("quad_conv_dense", codes(*x), full, target, threads=(1, 3), **attrs)
+
+
 @pytest.mark.parametrize("target", ALL, ids=target_id)
 @pytest.mark.parametrize("name", WAYS)
 def test_extremes_do_not_saturate(name: str, target: Target) -> None:

@@ -12,7 +12,7 @@ from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import I32, I64
 
 BAND_WORDS = (
-    "groups", "columns", "phase_rows", "width", "in_height", "in_width", "row_step", "column_step", "pad_top",
+    "columns", "phase_rows", "width", "in_height", "in_width", "row_step", "column_step", "pad_top",
     "pad_left", "copy_group", "pad_word",
 )  # fmt: skip
 
@@ -26,30 +26,40 @@ class BandSpec:
     flat: bool
 
 
-def copy_band(k: Kernel, lanes: int, s: BandSpec, x: V, first: V, scratch: V) -> V:
-    """Copy the band that starts at output row `first` (at position `first` when flat) of the image at x to scratch."""
+@dataclass(frozen=True)
+class Band:
+    """Fours of channels [low, high) of the image at x, from output row `first` on (position `first` when flat)."""
+
+    x: V
+    first: V
+    scratch: V
+    low: V
+    high: V
+
+
+def copy_band(k: Kernel, lanes: int, s: BandSpec, b: Band) -> None:
+    """Copy a band to scratch; the argument words BAND_WORDS and x_group say how."""
     a = k.arg
     phases = len(s.phases)
 
     def copy(row: V, plane: V, shift: V, at: V) -> None:
         _row(k, lanes, s, plane.at(row * a.in_width * 4), at, shift)
 
-    with k.loop(a.groups) as group:
-        plane, target = x.at(group * a.x_group), scratch.at(group * a.copy_group)
+    with k.loop(b.high, b.low) as group:
+        plane, target = b.x.at(group * a.x_group), b.scratch.at((group - b.low) * a.copy_group)
         if s.flat:
-            copy(k.i64(0), plane, first, target)
+            copy(k.i64(0), plane, b.first, target)
         with k.loop(0 if s.flat else a.columns) as column:
             shift = column * a.column_step - a.pad_left
             for n, phase in enumerate(s.phases):
                 with k.loop(a.phase_rows) as j:
-                    row = (first + j) * a.row_step + phase - a.pad_top
+                    row = (b.first + j) * a.row_step + phase - a.pad_top
                     at = target.at(((column * phases + n) * a.phase_rows + j) * a.width * 4)
                     k.branch(
                         (row > -1) & (row < a.in_height),
                         lambda row=row, plane=plane, shift=shift, at=at: copy(row, plane, shift, at),
                         lambda at=at: _fill(k, lanes, at),
                     )
-    return scratch
 
 
 def _fill(k: Kernel, lanes: int, target: V) -> None:

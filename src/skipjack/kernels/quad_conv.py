@@ -18,14 +18,17 @@ from skipjack.kernels.dot import broadcast4, dot4
 from skipjack.kernels.epilogue import accepts_epilogue, extras_of
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Place, Site, Work, generator, lowering
 from skipjack.kernels.positions import FULL, Rows, RowsEpilogue, Words, pack_of, rows_epilogue
-from skipjack.kernels.quad_band import BAND_WORDS, BandSpec, copy_band
+from skipjack.kernels.quad_band import BAND_WORDS, Band, BandSpec, copy_band
 from skipjack.kernels.quad_conv_pack import (
     Block,
     Geometry,
+    TermRows,
     geometry,
+    joined,
     live_terms,
     pack_dense,
     parts_of,
+    side_by_side,
     sparse_rows,
     summands,
 )
@@ -37,7 +40,7 @@ from skipjack.targets.target import Target
 
 _WORDS = (
     "bands", "band_rows", "positions", "out_pixels", "x_image", "x_group", "maps", "map_groups", "terms", "step",
-    "steps", "parts", "sum_pitch", "x_scratch",
+    "steps", "parts", "sum_pitch", "x_scratch", "joined_maps", "joined_bytes", "joined_fours", "fours",
 )  # fmt: skip
 _CYCLES_PER_US = 3500
 _DENSE_BYTES, _SPARSE_BYTES = 24 * 1024, 40 * 1024
@@ -45,11 +48,12 @@ _DENSE_BYTES, _SPARSE_BYTES = 24 * 1024, 40 * 1024
 
 @dataclass(frozen=True)
 class QuadConvSpec:
-    """What is compiled in. band: how inputs are copied, None where they are read in place."""
+    """What is compiled in. band: how inputs are copied, None where they are read in place. apart: several groups."""
 
     sparse: bool
     band: BandSpec | None
     flat: bool
+    apart: bool
     ragged: bool
     epilogue: RowsEpilogue
 
@@ -89,18 +93,31 @@ class _Unit:
             x = x.at(self.first, 4)
         else:
             row = self.first if self.s.flat else band * a.band_rows
-            x = copy_band(k, self.lanes, self.s.band, x, row, k.scratch.at(a.x_scratch))
+            x = self._copied(self.s.band, x, row)
         vectors = (count + (self.lanes - 1)) // self.lanes
         tiles = (vectors + (self.block.vectors - 1)) // self.block.vectors
         with k.loop(tiles) as tile:
             low = tile * vectors // tiles
             self._tile(x.at(low * self.vector_bytes), low * self.lanes, (tile + 1) * vectors // tiles - low, count)
 
+    def _copied(self, band: BandSpec, x: V, row: V) -> V:
+        """Where the copy of the first channels would lie; only those that this part reads are copied."""
+        k, a, scratch = self.k, self.a, self.k.scratch.at(self.a.x_scratch)
+        if not self.s.apart:
+            copy_band(k, self.lanes, band, Band(x, row, scratch, k.i64(0), a.fours))
+            return scratch
+        first = self.group_lo // a.joined_maps
+        last = (self.group_hi + a.joined_maps - 1) // a.joined_maps
+        fours = k.min(last * a.joined_fours, a.fours)
+        copy_band(k, self.lanes, band, Band(x, row, scratch, first * a.joined_fours, fours))
+        return scratch.at(0 - first * a.joined_bytes)
+
     def _tile(self, x: V, position: V, vectors: V, count: V) -> None:
         k, a = self.k, self.a
         with k.loop(a.steps) as step, k.loop(self.group_hi, self.group_lo) as group:
             sums = k.scratch.at((group - self.group_lo) * a.sum_pitch)
-            self._choose(1, self.block.vectors, vectors, x, step, group, sums)
+            own = x.at(group // a.joined_maps * a.joined_bytes) if self.s.apart else x
+            self._choose(1, self.block.vectors, vectors, own, step, group, sums)
             with k.when(step.eq(a.steps - 1)):
                 self._finish(sums, group * 4, position, vectors, count)
 
@@ -214,45 +231,55 @@ def _lower(sparse: bool) -> Callable[[Work], list[Launch]]:
 
 def _tables(work: Work, g: Geometry, sparse: bool) -> tuple[Place, Place, np.ndarray]:
     """Packed weights, the table beside them, and the work of every group of maps."""
-    w, memory = work.input(1), work.memory
+    w, memory, offsets, group = work.input(1), work.memory, g.offsets(), g.s.group
     assert w.value is not None, "only constant weights are accepted"
-    offsets, times = g.offsets(), summands(w.value)
     if not sparse:
-        table = memory.constant(np.repeat(offsets, times))
-        return memory.packed(w, "quads dense", pack_dense), table, np.ones(-(-g.s.maps // 4))
+        table = memory.constant(np.repeat(offsets, summands(w.value)))
+        packed = memory.packed(w, f"quads {group}", lambda v: pack_dense(side_by_side(v, g.joined, group)))
+        return packed, table, np.ones(-(-g.s.maps // 4))
     key = f"{g.step} {g.group_bytes} {g.width} {g.phase_rows}"
-    entries = memory.packed(w, f"quad rows {key}", lambda v: sparse_rows(v, offsets, g.step).entries)
-    starts = memory.packed(w, f"quad starts {g.step}", lambda v: sparse_rows(v, offsets, g.step).starts)
+
+    def rows(v: np.ndarray) -> TermRows:
+        return sparse_rows(side_by_side(v, g.joined, group), offsets, g.step)
+
+    entries = memory.packed(w, f"quad rows {group} {key}", lambda v: rows(v).entries)
+    starts = memory.packed(w, f"quad starts {group} {g.step}", lambda v: rows(v).starts)
     return entries, starts, live_terms(w.value) + 1
 
 
+def _sizes(g: Geometry, terms: int, parts: np.ndarray) -> dict[str, int]:
+    """The argument words of the kernel."""
+    s, j = g.s, g.joined
+    size, steps = s.size[1] * s.size[2] * 4, -(-terms // g.step)
+    pitch = g.block.vectors * g.block.lanes * 4 * 4
+    most = int(np.diff(parts).max()) if steps > 1 else 1
+    fours = -(-s.channels // 4)
+    return {
+        "bands": g.bands, "band_rows": g.rows, "positions": g.positions, "out_pixels": s.pixels,
+        "x_image": fours * size, "x_group": size, "maps": s.maps, "map_groups": -(-s.maps // 4),
+        "terms": terms, "step": g.step, "steps": steps, "parts": len(parts) - 1,
+        "sum_pitch": pitch if steps > 1 else 0, "x_scratch": -(-most * pitch // 64) * 64,
+        "joined_maps": -(-j.maps // 4), "joined_bytes": j.fours * g.group_bytes, "joined_fours": j.fours,
+        "fours": fours,
+    }  # fmt: skip
+
+
 def _launch(work: Work, g: Geometry, sparse: bool) -> Launch:
-    x, y, s, w = work.input(0), work.output(), g.s, work.input(1)
+    x, y, w = work.input(0), work.output(), work.input(1)
     packed, table, amounts = _tables(work, g, sparse)
     parts = parts_of(g, amounts, work.threads)
     assert w.value is not None, "only constant weights are accepted"
-    times = 1 if sparse else summands(w.value)
-    steps = g.steps if sparse else -(-g.terms * times // g.step)
-    pitch = g.block.vectors * g.block.lanes * 4 * 4
-    most = int(np.diff(parts).max()) if steps > 1 else 1
-    size = s.size[1] * s.size[2]
-    sums_bytes = -(-most * pitch // 64) * 64
-    sizes = {
-        "bands": g.bands, "band_rows": g.rows, "positions": g.positions, "out_pixels": s.pixels,
-        "x_image": g.groups * size * 4, "x_group": size * 4, "maps": s.maps, "map_groups": -(-s.maps // 4),
-        "terms": g.terms * times, "step": g.step, "steps": steps, "parts": len(parts) - 1,
-        "sum_pitch": pitch if steps > 1 else 0, "x_scratch": sums_bytes,
-    }  # fmt: skip
-    spec = QuadConvSpec(sparse, _band(g), g.flat, s.maps % 4 != 0, rows_epilogue(work))
+    sizes = _sizes(g, g.terms * (1 if sparse else summands(w.value)), parts)
+    spec = QuadConvSpec(sparse, _band(g), g.flat, g.apart, g.s.maps % 4 != 0, rows_epilogue(work))
     extras = [b.place for b in extras_of(work)]
     words = [sizes[name] for name in _WORDS]
     if spec.band is not None:
         words += _band_words(g, int(work.attr("pad_code", 0)))
     cuts = work.memory.constant(parts)
     reads = (x.place, packed, table, cuts, *extras)
-    units = s.batch * g.bands * (len(parts) - 1)
+    units = g.s.batch * g.bands * (len(parts) - 1)
     places = (x.place, packed, table, cuts, y.place, *extras)
-    scratch = sums_bytes + g.copy_bytes
+    scratch = sizes["x_scratch"] + g.copy_bytes
     return Launch(KernelSpec("quad_conv", (spec,)), units, (*places, *words), reads, (y.place,), scratch)
 
 
@@ -266,7 +293,7 @@ def _band_words(g: Geometry, pad_code: int) -> list[int]:
     s = g.s
     height, width = (1, s.pixels) if g.flat else s.size[1:]
     words = {
-        "groups": g.groups, "columns": g.kernel[1], "phase_rows": g.phase_rows, "width": g.width,
+        "columns": g.kernel[1], "phase_rows": g.phase_rows, "width": g.width,
         "in_height": height, "in_width": width, "row_step": 1 if g.flat else s.strides[1],
         "column_step": 0 if g.flat else s.dilations[2], "pad_top": 0 if g.flat else s.before[1],
         "pad_left": 0 if g.flat else s.before[2], "copy_group": g.group_bytes, "pad_word": pad_code * 0x01010101,
@@ -292,9 +319,15 @@ def integer_conv(site: Site) -> str:
 
 
 def _accepts(site: Site) -> str:
-    if int(site.node.attrs.get("group", 1)) != 1:  # type: ignore[arg-type]
-        return "more than one group"
-    return integer_conv(site)
+    if reason := integer_conv(site):
+        return reason
+    w, group = site.constants[1], int(site.node.attrs.get("group", 1))  # type: ignore[arg-type]
+    assert w is not None, "integer_conv lets only constant weights pass"
+    return "" if joined(w.shape[1] * group, w.shape[0], group) else "groups that do not fill fours of maps"
+
+
+def _accepts_sparse(site: Site) -> str:
+    return "more than one group" if site.node.attrs.get("group", 1) != 1 else _accepts(site)
 
 
 def _vectors(s: WindowShape, lanes: int) -> int:
@@ -308,8 +341,10 @@ def _cost(sparse: bool) -> Callable[[Work], float]:
         if w.value is None:
             return float("inf")
         per_dot = 1.0 if target.has("avx512vnni") else 4.0
-        terms = -(-s.channels // 4) * s.taps
-        copied = 0.0 if s.is_pointwise() else 8.0 * terms / max(s.kernel[1], 1)
+        j = joined(s.channels, s.maps, s.group)
+        assert j is not None, "accepts lets only groups pass that fill fours"
+        terms = j.fours * s.taps
+        copied = 0.0 if s.is_pointwise() else 8.0 * j.count * terms / max(s.kernel[1], 1)
         ends = 30.0 * -(-s.maps // 4)
         if sparse:
             products = zeros_of(w.value).live_quads * (per_dot + 0.4) + s.maps * 4
@@ -320,9 +355,5 @@ def _cost(sparse: bool) -> Callable[[Work], float]:
     return cost
 
 
-for _name, _is_sparse in (("quad_conv_dense", False), ("quad_conv_sparse", True)):
-    lowering(
-        Lowering(
-            _name, SKIPJACK, "Conv", _accepts, _lower(_is_sparse), "quads", 20 - _is_sparse, cost=_cost(_is_sparse)
-        )
-    )
+lowering(Lowering("quad_conv_dense", SKIPJACK, "Conv", _accepts, _lower(False), "quads", 20, cost=_cost(False)))
+lowering(Lowering("quad_conv_sparse", SKIPJACK, "Conv", _accepts_sparse, _lower(True), "quads", 19, cost=_cost(True)))

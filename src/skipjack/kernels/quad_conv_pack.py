@@ -7,7 +7,8 @@ a band of input rows that holds one shifted copy for every column of the window 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +18,7 @@ _LINE = 64
 _SETS, _WAYS = 64, 8
 _COPY_BYTES = 256 * 1024
 _SUM_BYTES = 128 * 1024
+_GROUP_BYTES = 96 * 1024
 _UNITS_PER_THREAD = 3
 _GROUPS_PER_PART = 8
 
@@ -31,22 +33,56 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """Groups of a convolution joined until their channels and maps fill fours: how many there are, their sizes."""
+
+    count: int
+    channels: int
+    maps: int
+    together: int
+
+    @property
+    def fours(self) -> int:
+        """Fours of input channels that a map reads."""
+        return -(-self.channels // 4)
+
+
+def joined(channels: int, maps: int, group: int) -> Joined | None:
+    """None when maps of one four would read different channels."""
+    if group == 1:
+        return Joined(1, channels, maps, 1)
+    own, made = channels // group, maps // group
+    together = math.lcm(4, own) // own
+    if made * together % 4:
+        return None
+    return Joined(-(-group // together), own * together, made * together, together)
+
+
+@dataclass(frozen=True)
 class Geometry:
     """One convolution cut up. flat: the window is one position and the image counts as one row.
 
-    copied: inputs are copied to scratch, in bands of `rows` output rows (of `rows` positions when flat).
+    copied: inputs are copied to scratch, in bands of `rows` output rows (of `rows` positions when flat), those of
+    `span` fours of channels at a time: all of them, or those of some joined groups.
     """
 
     s: WindowShape
+    joined: Joined
     flat: bool
     copied: bool
     rows: int
     block: Block
+    span: int
+
+    @property
+    def apart(self) -> bool:
+        """Whether there are several groups."""
+        return self.joined.count > 1
 
     @property
     def groups(self) -> int:
-        """Fours of input channels."""
-        return -(-self.s.channels // 4)
+        """Fours of input channels that a map reads."""
+        return self.joined.fours
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -94,7 +130,7 @@ class Geometry:
     def copy_bytes(self) -> int:
         """Scratch for a band; vectors at its end may reach beyond it."""
         slack = (self.block.vectors + 1) * self.block.lanes * 4
-        return -(-(self.groups * self.group_bytes + slack) // _LINE) * _LINE if self.copied else 0
+        return -(-(self.span * self.group_bytes + slack) // _LINE) * _LINE if self.copied else 0
 
     @property
     def step(self) -> int:
@@ -127,17 +163,25 @@ def _collides(pitch_bytes: int, terms: int, b: Block) -> bool:
 
 def geometry(s: WindowShape, b: Block, threads: int) -> Geometry:
     """How a convolution is cut for a kernel."""
-    flat = s.is_pointwise() and not any(s.before)
-    if not flat:
-        return _banded(s, b)
-    groups, tile = -(-s.channels // 4), b.vectors * b.lanes
+    j = joined(s.channels, s.maps, s.group)
+    assert j is not None, "accepts lets only groups pass that fill fours"
+    if not s.is_pointwise() or any(s.before):
+        return _banded(s, j, b)
+    tile = b.vectors * b.lanes
     tiles = -(-s.pixels // tile)
-    wanted = -(-_UNITS_PER_THREAD * threads // s.batch) if threads > 1 else 1
-    terms = min(groups, max(b.bytes // (tile * 4), 1))
-    if s.pixels % b.lanes == 0 and s.pixels * 4 % _LINE == 0 and not _collides(s.pixels * 4, terms, b):
-        return Geometry(s, True, False, _even(s.pixels, min(tiles, wanted), tile), b)
-    most = max(_COPY_BYTES // (groups * tile * 4), 1)
-    return Geometry(s, True, True, _even(s.pixels, max(-(-tiles // most), min(tiles, wanted)), tile), b)
+    wanted = min(tiles, -(-_UNITS_PER_THREAD * threads // s.batch)) if threads > 1 else 1
+    terms = min(j.fours, max(b.bytes // (tile * 4), 1))
+    whole = s.pixels % b.lanes == 0 and s.pixels * 4 % _LINE == 0 and j.count * j.fours == -(-s.channels // 4)
+    if whole and not _collides(s.pixels * 4, terms, b):
+        return Geometry(s, j, True, False, _even(s.pixels, wanted, tile), b, j.fours)
+    most = max(_COPY_BYTES // (j.fours * tile * 4), 1)
+    return _spanned(Geometry(s, j, True, True, _even(s.pixels, max(-(-tiles // most), wanted), tile), b, j.fours))
+
+
+def _spanned(g: Geometry) -> Geometry:
+    """As many joined groups at a time as fit."""
+    each = g.joined.fours * g.group_bytes
+    return replace(g, span=g.joined.fours * min(max(_GROUP_BYTES // each, 1), g.joined.count))
 
 
 def _even(pixels: int, bands: int, tile: int) -> int:
@@ -145,9 +189,9 @@ def _even(pixels: int, bands: int, tile: int) -> int:
     return pixels if bands == 1 else -(-pixels // (bands * tile)) * tile
 
 
-def _banded(s: WindowShape, b: Block) -> Geometry:
+def _banded(s: WindowShape, j: Joined, b: Block) -> Geometry:
     def cut(rows: int) -> Geometry:
-        return Geometry(s, False, True, rows, b)
+        return Geometry(s, j, False, True, rows, b, j.fours)
 
     most = max(s.out[1], 1)
     while most > 1 and cut(most).copy_bytes > _COPY_BYTES:
@@ -158,11 +202,13 @@ def _banded(s: WindowShape, b: Block) -> Geometry:
         whole, rest = divmod(s.out[1], rows)
         return whole * -(-rows * s.out[2] // b.lanes) + -(-rest * s.out[2] // b.lanes)
 
-    return cut(min(range(most, least - 1, -1), key=vectors))
+    return _spanned(cut(min(range(most, least - 1, -1), key=vectors)))
 
 
 def parts_of(g: Geometry, work: np.ndarray, threads: int) -> np.ndarray:
     """Where the parts of maps begin and end, in groups of four maps of which `work` says how much they take."""
+    if g.apart:
+        return _joined_parts(g, threads)
     count = max(len(work), 1)
     sums = 4 * g.block.vectors * g.block.lanes * 4
     parts = -(-count * sums // _SUM_BYTES) if g.steps > 1 else 1
@@ -172,6 +218,27 @@ def parts_of(g: Geometry, work: np.ndarray, threads: int) -> np.ndarray:
     done = np.concatenate([[0], np.cumsum(work, dtype=np.float64)])
     cuts = np.searchsorted(done, np.linspace(0, done[-1], parts + 1)[1:-1])
     return np.concatenate([[0], np.maximum.accumulate(cuts), [count]]).astype(np.int64)
+
+
+def _joined_parts(g: Geometry, threads: int) -> np.ndarray:
+    """Parts of whole joined groups, as many as are copied together; more of them when threads share."""
+    parts = -(-g.joined.count * g.joined.fours // g.span)
+    if threads > 1:
+        wanted = -(-_UNITS_PER_THREAD * threads // max(g.s.batch * g.bands, 1))
+        parts = max(parts, min(wanted, g.joined.count))
+    cuts = np.arange(parts + 1) * g.joined.count // parts * (g.joined.maps // 4)
+    return np.minimum(cuts, -(-g.s.maps // 4)).astype(np.int64)
+
+
+def side_by_side(w: np.ndarray, j: Joined, group: int) -> np.ndarray:
+    """Weights [M, C / group, window] as [M, channels of a joined group, window], zeros for channels of other groups."""
+    if j.count == 1 and j.together == 1:
+        return w
+    m, own, *window = w.shape
+    full = np.zeros((m, j.together, own, *window), w.dtype)
+    maps = np.arange(m)
+    full[maps, maps // (m // group) % j.together] = w
+    return full.reshape(m, j.together * own, *window)
 
 
 def _bytes(w: np.ndarray) -> list[np.ndarray]:
@@ -214,7 +281,7 @@ def pack_dense(w: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TermRows:
     """The terms that are not zero, ordered by step, map, term: entries (offset, four weights) as i32 pairs.
 
     starts[step * maps + map] is the first entry of a map.
@@ -224,7 +291,7 @@ class Rows:
     starts: np.ndarray
 
 
-def sparse_rows(w: np.ndarray, offsets: np.ndarray, step: int) -> Rows:
+def sparse_rows(w: np.ndarray, offsets: np.ndarray, step: int) -> TermRows:
     """Packed rows of [M, C, window]; offsets are in bytes, per term."""
     maps, terms, steps, chunks = -(-len(w) // 4) * 4, len(offsets), -(-len(offsets) // step), list[np.ndarray]()
     counts = np.zeros((steps, maps), np.int64)
@@ -240,7 +307,7 @@ def sparse_rows(w: np.ndarray, offsets: np.ndarray, step: int) -> Rows:
         counts[one] = np.bincount(row, minlength=maps)
         chunks.append(entries)
     starts = np.concatenate([[0], np.cumsum(counts.reshape(-1))]).astype(np.int32)
-    return Rows(np.concatenate(chunks) if chunks else np.zeros((0, 2), np.int32), starts)
+    return TermRows(np.concatenate(chunks) if chunks else np.zeros((0, 2), np.int32), starts)
 
 
 def live_terms(w: np.ndarray) -> np.ndarray:
