@@ -35,8 +35,10 @@ import skipjack.kernels.pool
 import skipjack.kernels.pool_plain
 import skipjack.kernels.put
 import skipjack.kernels.quad_conv
+import skipjack.kernels.quad_dense
 import skipjack.kernels.quad_pointwise
 import skipjack.kernels.quad_reorder
+import skipjack.kernels.quad_sparse
 import skipjack.kernels.quantise
 import skipjack.kernels.quantised_conv
 import skipjack.kernels.quantised_pointwise
@@ -51,6 +53,7 @@ import skipjack.kernels.scan
 import skipjack.kernels.sizes
 import skipjack.kernels.softmax
 import skipjack.kernels.sparse_conv
+import skipjack.kernels.spmm
 import skipjack.kernels.strided
 import skipjack.kernels.take
 import skipjack.kernels.top_k

@@ -1,0 +1,85 @@
+"""The end of an integer linear layer in column tiles: i32 accumulators in scratch through the epilogue to memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from skipjack.core.dtypes import DType
+from skipjack.kernels.column_pointwise import PITCH_BYTES
+from skipjack.kernels.epilogue import accepts_epilogue
+from skipjack.kernels.launch import Site
+from skipjack.kernels.positions import FULL, Rows, RowsEpilogue, Words, pack_of
+from skipjack.lang.expr import Expr
+from skipjack.lang.kernel import Kernel, V
+from skipjack.lang.program import I32
+
+WIDE = 4
+_X, _W = (DType.U8,), (DType.I8, DType.I16)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """i32 accumulators of rows [row, row + rows) and some vectors of positions of a tile, from vector `vector` on.
+
+    Row r lies at accumulators + r * pitch_bytes; room for a multiple of four rows is there.
+    """
+
+    accumulators: V
+    pitch_bytes: int
+    row: V
+    rows: V
+    tile: V
+    vector: V
+    vectors: V
+
+
+def finish(k: Kernel, e: RowsEpilogue, s: Sums, lanes: int, ragged: bool) -> None:
+    """Store the epilogue of sums; k.arg.features is the number of rows in all. row is a multiple of four.
+
+    ragged: features is no multiple of what is finished together.
+    """
+    features = k.arg.features
+
+    def some(r: V, partial: bool) -> None:
+        row = s.row + r
+        rows = Rows(k, e, lanes, row, features, partial)
+
+        def words(p: V, dtype: DType) -> Words:
+            groups = (features + (pack_of(dtype) - 1)) // pack_of(dtype)
+            start = (s.tile * groups + row // pack_of(dtype)) * PITCH_BYTES + s.vector * (4 * lanes)
+            return Words(p.at(start), PITCH_BYTES)
+
+        y = words(k.arg.y, e.output)
+        full = [words(getattr(k.arg, f"e{i}"), d) for i, (kind, d) in enumerate(e.extras) if kind == FULL]
+        with k.loop(s.vectors) as t:
+            step = t * (4 * lanes)
+            source = s.accumulators.at(r * s.pitch_bytes).at(step)
+            sums = [source.at(i * s.pitch_bytes).load(I32.vec(lanes)) for i in range(e.wide)]
+            at = [Words(w.pointer.at(step), w.pitch) for w in (y, *full)]
+            rows.store(sums, at[0], at[1:])
+
+    whole = s.rows - s.rows % e.wide if ragged else s.rows
+    with k.loop(whole, 0, e.wide) as r:
+        some(r, False)
+    if ragged:
+        with k.when(whole < s.rows):
+            some(whole, True)
+
+
+def accepts_integers(site: Site) -> str:
+    """Empty when the node multiplies unsigned bytes by constant codes, else the reason why not."""
+    x, w, out = site.inputs[0], site.inputs[1], site.outputs[0]
+    if x is None or w is None or out is None or site.constants[1] is None:
+        return "its weight is not constant"
+    if x.dtype not in _X or w.dtype not in _W:
+        return f"multiplies unsigned bytes by signed ones, the operands are {x.dtype.value} and {w.dtype.value}"
+    if not isinstance(site.node.attrs.get("epilogue"), Expr):
+        return "no epilogue that says what the sums become"
+    if x.rank is None or x.rank < 2 or out.dtype.itemsize > 4 or out.dtype is DType.BOOL:
+        return "no token matrices"
+    for t, constant in zip(site.inputs[2:], site.constants[2:], strict=True):
+        if t is None or t.rank is None or (constant is not None and t.rank > 1):
+            return "a constant extra with more than one axis"
+        if t.rank > 1 and (t.dtype.itemsize > 4 or t.dtype is DType.BOOL):
+            return f"an extra of {t.dtype.value} in columns"
+    return accepts_epilogue(site)

@@ -1,0 +1,149 @@
+"""Weights of integer linear layers as their kernels read them: words of four neighbouring inputs of one output."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LINE = 64
+
+
+def terms_of(w: np.ndarray) -> list[np.ndarray]:
+    """Matrices of i8 whose sum is w (i8 itself, or i16 in [-255, 255])."""
+    if w.dtype == np.int8:
+        return [w]
+    found: list[np.ndarray] = []
+    left = w.astype(np.int16)
+    while left.any() or not found:
+        term = np.clip(left, -128, 127).astype(np.int8)
+        found.append(term)
+        left = left - term
+    return found
+
+
+def term_count(w: np.ndarray) -> int:
+    """How many matrices terms_of(w) gives."""
+    if w.dtype == np.int8 or not w.size:
+        return 1
+    low, high = int(w.min()), int(w.max())
+    return max(-(-high // 127) if high > 0 else 1, -(low // 128) if low < 0 else 1, 1)
+
+
+def words_of(w: np.ndarray) -> np.ndarray:
+    """[K, M] of i8 as u32 [ceil(K / 4), M]: byte r of a word is input 4 k4 + r; zeros behind the last input."""
+    k, m = w.shape
+    whole = k // 4
+    codes = w.view(np.uint8)
+    out = np.zeros((-(-k // 4), m), np.uint32)
+    for r in range(4):
+        part = codes[r::4]
+        shifted = part.astype(np.uint32)
+        shifted <<= np.uint32(8 * r)
+        out[: part.shape[0]] |= shifted
+    assert out.shape[0] in (whole, whole + 1), "a word holds four inputs"
+    return out
+
+
+def pack_dense(w: np.ndarray, rows: int) -> np.ndarray:
+    """[K, M] as words [M / rows][term][K / 4][rows], zeros behind the last output."""
+    words = [words_of(t) for t in terms_of(w)]
+    k4, m = words[0].shape
+    blocks = -(-m // rows)
+    out = np.zeros((blocks, len(words), k4, rows), np.uint32)
+    for t, term in enumerate(words):
+        whole = m // rows
+        out[:whole, t] = term[:, : whole * rows].reshape(k4, whole, rows).transpose(1, 0, 2)
+        if whole < blocks:
+            out[whole, t, :, : m - whole * rows] = term[:, whole * rows :]
+    return out
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the fours of a sparse matrix are cut: panels of rows, blocks of `block` fours of inputs, entries by `unroll`.
+
+    A panel has at most `rows` rows; panels have nearly the same work; some at the end may be empty.
+    """
+
+    panels: int
+    rows: int
+    block: int
+    unroll: int
+
+
+def panel_starts(work: np.ndarray, cut: Cut) -> np.ndarray:
+    """First row of each panel and the end; every start is a multiple of four. work is per four rows."""
+    groups = len(work)
+    done = np.concatenate([[0], np.cumsum(work, dtype=np.float64)])
+    starts = [0]
+    for p in range(cut.panels):
+        share = done[-1] * (p + 1) / cut.panels
+        end = int(np.searchsorted(done, share - 1e-9))
+        end = min(max(end, starts[-1]), groups, starts[-1] + cut.rows // 4)
+        rest = (cut.panels - p - 1) * (cut.rows // 4)
+        starts.append(max(end, groups - rest))
+    return np.array(starts, np.int64) * 4
+
+
+ROW_WORK = 6
+"""What a row costs beside its entries, in entries."""
+
+
+def pack_fours(w: np.ndarray, cut: Cut) -> np.ndarray:
+    """[K, M] as bytes: i64 places of the three sections, then per panel its first row, and the end; then the sections.
+
+    Entries lie in the order [panel][block][row][k4]. The sections: i32 ends of the entries of each (panel, block, row),
+    with the start of a panel in front, so that panel p begins at i32 number blocks * first row + p; u16 k4 within the
+    block; i32 words of four weights. A row's entries in a block are filled up with zeros to a multiple of cut.unroll.
+    Rows count up to a multiple of four.
+    """
+    terms = terms_of(w)
+    k4, m = -(-w.shape[0] // 4), w.shape[1]
+    rows, blocks = -(-m // 4) * 4, max(-(-k4 // cut.block), 1)
+    words = np.zeros((rows, blocks * cut.block, len(terms)), np.uint32)
+    for t, term in enumerate(terms):
+        words[:m, :k4, t] = words_of(term).T
+    words = words.reshape(rows, blocks, cut.block * len(terms))
+    live = words != 0
+    counts = np.count_nonzero(live, axis=2)
+    counts = -(-counts // cut.unroll) * cut.unroll
+    starts = panel_starts((counts.sum(1) + ROW_WORK).reshape(-1, 4).sum(1), cut)
+    ends, index, values = [np.zeros(0, np.int32)], [np.zeros(0, np.uint16)], [np.zeros(0, np.uint32)]
+    done = 0
+    for first, last in itertools.pairwise(starts):
+        part = counts[first:last].T.reshape(-1)
+        end = np.concatenate([[0], np.cumsum(part)]) + done
+        ends.append(end.astype(np.int32))
+        found, which = _entries(words[first:last], live[first:last], end - done, len(terms))
+        index.append(which)
+        values.append(found)
+        done = int(end[-1])
+    return _joined(starts, [np.concatenate(ends), np.concatenate(index), np.concatenate(values)])
+
+
+def _entries(words: np.ndarray, live: np.ndarray, ends: np.ndarray, terms: int) -> tuple[np.ndarray, np.ndarray]:
+    """(words, k4 within the block) of a panel [row][block][k4 * terms] in the order [block][row][k4], filled up."""
+    order = np.ascontiguousarray(live.transpose(1, 0, 2))
+    block, row, at = np.nonzero(order)
+    group = block * order.shape[1] + row
+    each = np.bincount(group, minlength=len(ends) - 1)
+    rank = np.arange(len(group)) - np.repeat(np.cumsum(each) - each, each)
+    place = ends[:-1][group] + rank
+    values, index = np.zeros(ends[-1], np.uint32), np.zeros(ends[-1], np.uint16)
+    values[place] = words[row, block, at]
+    index[place] = at // terms
+    return values, index
+
+
+def _joined(starts: np.ndarray, sections: Sequence[np.ndarray]) -> np.ndarray:
+    """The places of sections, the table of panels and the sections in one array of bytes, each on its own lines."""
+    sizes = [8 * (len(sections) + len(starts)), *(s.nbytes for s in sections)]
+    places = np.concatenate([[0], np.cumsum([-(-n // LINE) * LINE for n in sizes])])
+    out = np.zeros(int(places[-1]), np.uint8)
+    head = np.concatenate([places[1:-1], starts]).astype(np.int64)
+    for place, part in zip(places[:-1], [head, *sections], strict=True):
+        out[place : place + part.nbytes] = part.view(np.uint8)
+    return out
