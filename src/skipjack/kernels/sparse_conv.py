@@ -135,7 +135,7 @@ class _Unit:
 
     def _band_tile(self, first: V, down: V, across: V, part: _Part) -> None:
         k, g = self.k, self.g
-        x = k.scratch.at((down - first) * (g.rows * g.tile_row_step * g.row_bytes)).at(across * (g.width * 4))
+        x = k.scratch.at((down - first) * (g.rows * g.tile_row_step * g.row_bytes)).at(across * g.across_bytes)
         y = (down * (g.rows * g.columns) + across * g.width) * 4
         kept = k.scratch.at(g.copy_bytes).at(
             ((down - first) * g.across + across) * (part.stop - part.first) * g.tile_bytes

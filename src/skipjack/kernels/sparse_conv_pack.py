@@ -32,8 +32,8 @@ class Geometry:
 
     source: where a tile's inputs are read. "direct": in the image itself; "tile": in a copy of the tile's positions,
     [channel][position]; both only for pointwise convolutions, whose image is one row. "band": in a copy of the input
-    rows of `band` rows of tiles, [channel][tap column][input row][output column], in which every tap is a vector that
-    begins at a multiple of `lanes`.
+    rows of `band` rows of tiles, [tile of a row][channel][tap column][input row][output column], in which every tap is
+    a vector that begins at a multiple of `lanes` and what a tile reads lies together.
     """
 
     source: str
@@ -89,8 +89,8 @@ class Geometry:
 
     @property
     def row_bytes(self) -> int:
-        """One row of a band's copy."""
-        return self.across * self.width * 4
+        """One row of a tile's copy."""
+        return self.width * 4
 
     @property
     def row_step(self) -> int:
@@ -121,9 +121,15 @@ class Geometry:
         return (-(-self.s.kernel[2] * self.column_bytes // 64) | 1) * 64
 
     @property
+    def across_bytes(self) -> int:
+        """From one tile of a row to the next in a band's copy."""
+        return self.block * self.channel_bytes
+
+    @property
     def copy_bytes(self) -> int:
         """Scratch for the inputs of one block of channels."""
-        return 0 if self.source == DIRECT else -(-self.block * self.channel_bytes // 64) * 64
+        tiles = {DIRECT: 0, TILE: 1, BAND: self.across}[self.source]
+        return -(-tiles * self.across_bytes // 64) * 64
 
     def compiled(self) -> Geometry:
         """What a kernel depends on: equal for convolutions that differ in numbers of channels and maps only."""

@@ -10,12 +10,12 @@ _UNROLLED = 24
 
 
 class WindowCopy:
-    """Traces the copy of a band: [channel][tap column][row][output column] in scratch, zeros outside of the image."""
+    """Traces the copy of a band: the layout of Geometry's "band" in scratch, zeros outside of the image."""
 
     def __init__(self, k: Kernel, g: Geometry) -> None:
         self.k, self.g, self.s, self.lanes = k, g, g.s, g.lanes
         self.vector = F32.vec(g.lanes)
-        self.vectors = g.row_bytes // (4 * g.lanes)
+        self.vectors = g.across * g.vectors
 
     def copy(self, x: V, channels: V, first_row: V, rows: V) -> None:
         """`rows` rows of a copy from input row first_row on; x is the first channel's plane."""
@@ -33,15 +33,20 @@ class WindowCopy:
         if s.kernel[2] * self.vectors <= _UNROLLED:
             for tap in range(s.kernel[2]):
                 for v in range(self.vectors):
-                    self._vector(source, line.at(tap * g.column_bytes + v * 4 * self.lanes), tap, v)
+                    self._vector(source, line.at(self._place(tap, v)), tap, v)
             return
         with k.loop(s.kernel[2]) as tap, k.loop(self.vectors) as v:
-            self._vector(source, line.at(tap * g.column_bytes).at(v * (4 * self.lanes)), tap, v)
+            self._vector(source, line.at(self._place(tap, v)), tap, v)
 
     def _zeros(self, line: V) -> None:
-        k, g = self.k, self.g
+        k = self.k
         with k.loop(self.s.kernel[2]) as tap, k.loop(self.vectors) as v:
-            line.at(tap * g.column_bytes).at(v * (4 * self.lanes)).store(k.zero(self.vector))
+            line.at(self._place(tap, v)).store(k.zero(self.vector))
+
+    def _place(self, tap: V | int, v: V | int) -> V | int:
+        """Where vector v of a row lies for tap column `tap`."""
+        g = self.g
+        return tap * g.column_bytes + v // g.vectors * g.across_bytes + v % g.vectors * (4 * self.lanes)
 
     def _vector(self, source: V, to: V, tap: V | int, v: V | int) -> None:
         """Vector v of the row as tap column `tap` sees it."""
