@@ -26,6 +26,8 @@ _LINE_BYTES = 64
 _GROUP_BLOCKS = 10
 _GROUP_PANELS = 32
 _UNITS_PER_THREAD = 4
+_CYCLES_PER_US = 3000.0
+_WEIGHTS_PER_US = 5000.0
 _FLOATS = (DType.F32, DType.F16, DType.BF16)
 _WORDS = ("rows", "k", "columns", "blocks", "row_groups", "panels", "panel_groups")
 
@@ -242,4 +244,10 @@ def launch(work: Work, m: Matrices, e: Epilogue) -> Launch:
     return Launch(spec, batches * c.units, (m.x, m.w, y.place, *extras, *tables, *words), reads, (y.place,))
 
 
-GEMM = lowering(Lowering("gemm_f32", SKIPJACK, "Linear", _accepts, _lower, rank=10))
+def gemm_us(work: Work) -> float:
+    """One multiply-add of a vector per cycle, unless the panels come from memory."""
+    depth, columns = work.input(1).shape
+    return max(work.output().elements * depth / (_CYCLES_PER_US * work.target.vl), depth * columns / _WEIGHTS_PER_US)
+
+
+GEMM = lowering(Lowering("gemm_f32", SKIPJACK, "Linear", _accepts, _lower, rank=10, cost=gemm_us))

@@ -20,6 +20,7 @@ from skipjack.lang.program import I64, PTR, Program
 from skipjack.targets.target import Target
 
 _FLOATS = (DType.F32, DType.F16, DType.BF16)
+_PLAIN_PRODUCTS_PER_US = 300.0
 _PLAIN = (DType.F64, DType.I32, DType.I64, DType.U32, DType.U64, DType.I8, DType.U8, DType.I16, DType.U16)
 _WORDS = ("rows", "k", "columns", "a_row", "a_k", "b_k", "b_column")
 
@@ -206,5 +207,11 @@ def _lower_plain(work: Work) -> list[Launch]:
     ]
 
 
+def _linear_plain_us(work: Work) -> float:
+    return work.output().elements * work.input(1).shape[0] / _PLAIN_PRODUCTS_PER_US
+
+
 MATMUL_PLAIN = lowering(Lowering("matmul_plain", SKIPJACK, "MatMul", _accepts_plain, _lower_plain))
-LINEAR_PLAIN = lowering(Lowering("linear_plain", SKIPJACK, "Linear", _accepts_plain, _lower_plain))
+LINEAR_PLAIN = lowering(
+    Lowering("linear_plain", SKIPJACK, "Linear", _accepts_plain, _lower_plain, cost=_linear_plain_us)
+)
