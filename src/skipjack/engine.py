@@ -31,11 +31,13 @@ from skipjack.passes.propagate_types import specialize
 from skipjack.runtime.run import Program, Stream
 from skipjack.runtime.separable import batch_symbol
 from skipjack.runtime.team import Team
+from skipjack.select.rates import current
 from skipjack.session import inputs as session_inputs
 from skipjack.session.calls import Calls
 from skipjack.session.peers import ORTEngine
 from skipjack.session.teams import Scheduler, TeamPool, resolve_cores, resolve_scheduler, resolve_streams
 from skipjack.targets.target import Target, host
+from skipjack.tune import time_model
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,11 @@ def compile_graph(
     target: Target | None = None,
     threads: int = 1,
     precision: str = FP32,
+    tune: str | None = None,
 ) -> Compiled:
     """Every stage that needs no sizes: read and check, specialise, rewrite, choose kernels and layouts."""
+    if tune not in (None, "load"):
+        raise ConfigError(f"tune={tune!r}: expected 'load', to time the kernels of this model's layers, or None")
     if precision not in PRECISIONS:
         hint = nearest(precision, PRECISIONS)
         raise ConfigError(f"precision {precision!r}: expected one of {list(PRECISIONS)}{hint}")
@@ -74,7 +79,8 @@ def compile_graph(
     if precision == BF16:
         passes = (*passes, LowerPrecision(held=target.has("avx512bf16")))
     graph = pipeline.run(_with_free_batch(imported.graph, declared), pipeline.Options(on_stage=_show), passes)
-    program = Program.of(graph, target, threads)
+    prices = time_model(graph, target, current(target)) if tune else None
+    program = Program.of(graph, target, threads, prices)
     _show("plan", program.plan.graph)
     return Compiled(imported, declared, graph, program)
 
@@ -134,6 +140,7 @@ class Engine(Calls):
         input_shapes: Any = None,
         *,
         precision: str = FP32,
+        tune: str | None = None,
         context: Context | None = None,
     ) -> None:
         check_environment()
@@ -145,7 +152,9 @@ class Engine(Calls):
             context.num_streams if context else resolve_streams(num_streams, self._scheduler, len(cores))
         )
         self._pool = context.value if context else TeamPool(cores, self._num_streams, self._scheduler)
-        self._compiled = compile_graph(model, self._batch_size, input_shapes, threads=len(cores), precision=precision)
+        self._compiled = compile_graph(
+            model, self._batch_size, input_shapes, threads=len(cores), precision=precision, tune=tune
+        )
         self._specs = session_inputs.input_specs(self._compiled.declared)
         self._checks = session_inputs.Checks(self._specs)
         self._idle: list[Stream] = []
@@ -335,18 +344,20 @@ def compile_model(
     *,
     engine: str = "skipjack",
     precision: str = FP32,
+    tune: str | None = None,
 ) -> Any:
     """Compile a model and return the engine that runs it.
 
     model: an .onnx path, a directory with model.onnx, bytes, or a ModelProto. batch_size overrides the first dimension
     of every input; None keeps the model's own. engine="onnxruntime" gives the same calls on onnxruntime.
-    precision="bf16" lets products round their operands to bf16.
+    precision="bf16" lets products round their operands to bf16. tune="load" times the kernels that can run each layer
+    and keeps the times on disk.
     """
     if engine in ("onnxruntime", "ort"):
         return ORTEngine(model, batch_size, num_cores, input_shapes)
     if engine != "skipjack":
         raise ConfigError(f"engine {engine!r}: expected one of {list(_ENGINES)}{nearest(engine, _ENGINES)}")
-    return Engine(model, batch_size, num_cores, num_streams, scheduler, input_shapes, precision=precision)
+    return Engine(model, batch_size, num_cores, num_streams, scheduler, input_shapes, precision=precision, tune=tune)
 
 
 def _shaped_zeros(dtype: DType, shape: tuple[int, ...]) -> np.ndarray:

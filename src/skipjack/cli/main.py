@@ -17,6 +17,7 @@ from skipjack.core.errors import SkipjackError, nearest
 COMMANDS: dict[str, str] = {
     "analyze": "Count parameters, operations and zeros, and say what would make a model faster.",
     "benchmark": "Measure a model, alone or beside other engines; `benchmark ui` does it on a web page.",
+    "bench-kernels": "Time every kernel that could run each layer of a model, beside the chosen one.",
     "cache": "Show, shrink or clear the cache of compiled kernels.",
     "check": "Read a model and say what is in it, without compiling.",
     "demo": "Classify handwritten digits with the model that comes along.",
@@ -24,8 +25,10 @@ COMMANDS: dict[str, str] = {
     "explain": "Show how a model runs: kernel, layout, time and reason per node.",
     "knobs": "List the environment variables and their values.",
     "run": "Run a model on arrays or on random inputs.",
+    "tune": "Measure kernels on this CPU, so that the quickest one is chosen for each layer.",
+    "zoo": "Find, fetch and name models: hf: and zoo: names, mirrors, the cache.",
 }
-"""Command -> its line in the help text; the command `x` is the object `x` of module skipjack.cli.x."""
+"""Command -> its line in the help text; the command `x-y` is the object `x_y` of module skipjack.cli.x_y."""
 
 
 class LazyGroup(click.Group):
@@ -37,7 +40,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return getattr(importlib.import_module(f"skipjack.cli.{cmd_name}"), cmd_name)
+        module = cmd_name.replace("-", "_")
+        return getattr(importlib.import_module(f"skipjack.cli.{module}"), module)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
