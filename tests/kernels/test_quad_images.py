@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from tests.kernels.harness import TARGETS, GuardedMemory, execute, restored, run_lowering, target_id, to_blocked
 
+import skipjack.kernels.quad_copy
 import skipjack.kernels.quad_pointwise
+import skipjack.kernels.quad_pool
 import skipjack.kernels.quad_reorder  # noqa: F401
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX, SKIPJACK, Node
@@ -121,3 +123,60 @@ def test_reorder(shape: tuple[int, ...], threads: int, target: Target) -> None:
         np.testing.assert_array_equal(restored(raw, to, shape), x)
         if to == QUAD:
             np.testing.assert_array_equal(raw.reshape(to_blocked(x, 4).shape), to_blocked(x, 4))
+
+
+POOLS = [
+    ((1, 5, 9, 9), {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}),
+    ((2, 4, 21, 40), {"kernel_shape": (5, 5), "pads": (2, 2, 2, 2)}),
+    ((1, 8, 33, 70), {"kernel_shape": (2, 2), "strides": (2, 2)}),
+    ((1, 3, 12, 12), {"kernel_shape": (3, 2), "strides": (3, 3), "dilations": (2, 2), "pads": (1, 0, 2, 1)}),
+    ((1, 4, 50), {"kernel_shape": (3,), "strides": (2,)}),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize(("shape", "attrs"), POOLS)
+def test_max_pool(shape: tuple[int, ...], attrs: dict, dtype: type, target: Target) -> None:
+    check(Node("MaxPool", ("x",), ("y",), attrs, ONNX), [codes(shape, dtype)], target)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
+@pytest.mark.parametrize("scale", [(2.0, 2.0), (1.5, 0.6), (1.0, 3.0)])
+@pytest.mark.parametrize("coordinates", ["asymmetric", "half_pixel"])
+def test_nearest_resize(scale: tuple[float, float], coordinates: str, target: Target) -> None:
+    attrs = {"mode": "nearest", "coordinate_transformation_mode": coordinates, "nearest_mode": "floor"}
+    scales = np.array([1, 1, *scale], np.float32)
+    check(Node("Resize", ("x", "", "s"), ("y",), attrs, ONNX), [codes((2, 6, 7, 19)), None, scales], target)
+
+
+def refusal(node: Node, inputs: list, outs: list) -> str:
+    """What the lowering for quads says of constants below rank 3."""
+    entry = next(e for e in lowerings(node.domain, node.op) if e.layouts == "quads")
+    types = [TensorType(DType.from_numpy(x.dtype), x.shape) for x in inputs]
+    values = [x if x.ndim < 3 else None for x in inputs]
+    return entry.accepts(Site(node, types, [TensorType(U8, s) for s in outs], values, AVX512))
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
+def test_concat_split_and_slice(target: Target) -> None:
+    parts = [codes((2, 8, 3, 5)), codes((2, 4, 3, 5), seed=1), codes((2, 3, 3, 5), seed=2)]
+    names = ("a", "b", "c")
+    check(Node("Concat", names, ("y",), {"axis": 1}, ONNX), parts, target)
+    rows = [codes((1, 5, n, 4), seed=n) for n in (2, 1, 3)]
+    check(Node("Concat", names, ("y",), {"axis": 2}, ONNX), rows, target)
+    check(Node("Split", ("x", "s"), names, {"axis": 1}, ONNX), [codes((2, 15, 3, 5)), np.array([4, 8, 3])], target)
+    for cuts in [((4, 1), (12, 3), (1, 2), (1, 1)), ((8, -1), (12, -99), (1, 3), (1, -2)), ((1,), (2,), (0,), (1,))]:
+        numbers = [np.array(v) for v in cuts]
+        check(Node("Slice", ("x", *"abcd"), ("y",), {}, ONNX), [codes((2, 12, 4, 5)), *numbers], target)
+
+
+def test_cut_fours_are_refused() -> None:
+    parts = [codes((1, 3, 2, 2)), codes((1, 4, 2, 2))]
+    assert "cut fours" in refusal(Node("Concat", ("a", "b"), ("y",), {"axis": 1}, ONNX), parts, [(1, 7, 2, 2)])
+    split = Node("Split", ("x", "s"), ("a", "b"), {"axis": 1}, ONNX)
+    assert "cut fours" in refusal(split, [codes((1, 8, 2, 2)), np.array([6, 2])], [(1, 6, 2, 2), (1, 2, 2, 2)])
+    cut = Node("Slice", ("x", "a", "b", "c"), ("y",), {}, ONNX)
+    for first, last in ((2, 8), (0, 6)):
+        numbers = [np.array([v]) for v in (first, last, 1)]
+        assert "four" in refusal(cut, [codes((1, 8, 2, 2)), *numbers], [(1, last - first, 2, 2)])

@@ -36,8 +36,10 @@ import skipjack.kernels.pool
 import skipjack.kernels.pool_plain
 import skipjack.kernels.put
 import skipjack.kernels.quad_conv
+import skipjack.kernels.quad_copy
 import skipjack.kernels.quad_dense
 import skipjack.kernels.quad_pointwise
+import skipjack.kernels.quad_pool
 import skipjack.kernels.quad_reorder
 import skipjack.kernels.quad_sparse
 import skipjack.kernels.quantise

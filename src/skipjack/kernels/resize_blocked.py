@@ -60,7 +60,7 @@ def _taps(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(found == 0, order[:, :1], order), found
 
 
-def _axis(work: Work, axis: int) -> tuple[np.ndarray, np.ndarray]:
+def axis_taps(work: Work, axis: int) -> tuple[np.ndarray, np.ndarray]:
     size, out = work.input(0).shape[axis], work.output().shape[axis]
     given = work.maybe(2)
     scale = out / size if size else 1.0
@@ -78,8 +78,8 @@ def _axis(work: Work, axis: int) -> tuple[np.ndarray, np.ndarray]:
 def _lower(work: Work) -> list[Launch]:
     x, y, vl = work.input(0), work.output(), work.target.vl
     rank = len(x.shape)
-    rows = _axis(work, 2) if rank == 4 else (np.zeros((1, 1), np.int64), np.ones((1, 1)))
-    columns = _axis(work, rank - 1)
+    rows = axis_taps(work, 2) if rank == 4 else (np.zeros((1, 1), np.int64), np.ones((1, 1)))
+    columns = axis_taps(work, rank - 1)
     x_row = x.shape[-1] * vl * 4
     tables: list[Place] = []
     for (index, weight), step in ((rows, x_row), (columns, vl * 4)):
