@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from skipjack.session.results import BatchBenchmarkResult as BatchBenchmarkResult
     from skipjack.session.results import BenchmarkResults as BenchmarkResults
     from skipjack.session.teams import Scheduler as Scheduler
+    from skipjack.zoo.model import Model as Model
 
 _PUBLIC = {
     "BatchBenchmarkResult": "skipjack.session.results",
     "BenchmarkResults": "skipjack.session.results",
     "Context": "skipjack.engine",
     "Engine": "skipjack.engine",
+    "Model": "skipjack.zoo.model",
     "MultiModelEngine": "skipjack.engine",
     "Scheduler": "skipjack.session.teams",
     "SkipjackError": "skipjack.core.errors",
@@ -49,6 +51,7 @@ __all__ = [
     "BenchmarkResults",
     "Context",
     "Engine",
+    "Model",
     "MultiModelEngine",
     "Scheduler",
     "SkipjackError",

@@ -18,6 +18,8 @@ from skipjack.ir.graph import Graph
 from skipjack.ir.types import TensorType
 from skipjack.passes.propagate_types import specialize
 from skipjack.session.inputs import input_specs, parse_shapes, random_inputs
+from skipjack.zoo.names import is_remote
+from skipjack.zoo.resolve import resolve
 
 SPARSE_SHARE = 0.3
 _QUANTISED = ("QuantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
@@ -57,7 +59,9 @@ class Subject:
 
 
 def model_file(model: str | os.PathLike[str]) -> Path:
-    """The file of a model that is a path or a directory with model.onnx; ModelError when there is none."""
+    """The file of a model: a path, a directory with model.onnx, an hf: or zoo: name; ModelError when there is none."""
+    if is_remote(model):
+        return resolve(model).model
     path = Path(model)
     if path.is_dir():
         path = path / "model.onnx"

@@ -164,6 +164,8 @@ def benchmark(
     Engines run in processes of their own and take turns on the same cores, in random order, with the same inputs. Their
     outputs are compared before anything is timed: one that differs gets no figures. A ratio is formed inside each round
     and comes with its 99 % interval. The latencies of random arrivals count from the moment on the schedule.
+
+    MODEL is a path, a directory, an hf: or a zoo: name. `skipjack benchmark ui` is the same as a web page.
     """
     request = Request(model, compare=compare, **options)
     if fail_if_slower and not compare:

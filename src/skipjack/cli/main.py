@@ -16,7 +16,7 @@ from skipjack.core.errors import SkipjackError, nearest
 
 COMMANDS: dict[str, str] = {
     "analyze": "Count parameters, operations and zeros, and say what would make a model faster.",
-    "benchmark": "Measure a model, alone or beside other engines; `benchmark ui` does it on a web page.",
+    "benchmark": "Measure a model, alone or beside other engines.",
     "bench-kernels": "Time every kernel that could run each layer of a model, beside the chosen one.",
     "cache": "Show, shrink or clear the cache of compiled kernels.",
     "check": "Read a model and say what is in it, without compiling.",
@@ -26,7 +26,7 @@ COMMANDS: dict[str, str] = {
     "knobs": "List the environment variables and their values.",
     "run": "Run a model on arrays or on random inputs.",
     "tune": "Measure kernels on this CPU, so that the quickest one is chosen for each layer.",
-    "zoo": "Find, fetch and name models: hf: and zoo: names, mirrors, the cache.",
+    "zoo": "Find, fetch and name models.",
 }
 """Command -> its line in the help text; the command `x-y` is the object `x_y` of module skipjack.cli.x_y."""
 

@@ -164,12 +164,24 @@ COMPILE_TIMEOUT = Knob(
     "How long one kernel may take to compile.",
 )
 
+OFFLINE = Knob("SKIPJACK_OFFLINE", False, _flag, "0 or 1", "Never fetch anything; use what the caches hold.")
+ZOO = Knob(
+    "SKIPJACK_ZOO",
+    None,
+    str,
+    "directories and mapping files, separated as in PATH",
+    "Where zoo: names are looked up before the table that comes along.",
+)
+ZOO_ENDPOINT = Knob(
+    "SKIPJACK_ZOO_ENDPOINT", None, str, "an http or https address", "A mirror that serves the files of zoo: names."
+)
+
 KNOBS: tuple[Knob, ...] = tuple(k for k in list(globals().values()) if isinstance(k, Knob))
 
 
 def check_environment() -> None:
     """Raise ConfigError for a SKIPJACK_* variable that does not exist or holds a bad value."""
-    names = [k.name for k in KNOBS] + ["SKIPJACK_TEST_ASSETS", "SKIPJACK_ZOO", "SKIPJACK_ZOO_ENDPOINT"]
+    names = [k.name for k in KNOBS] + ["SKIPJACK_TEST_ASSETS"]
     for name in os.environ:
         if name.startswith("SKIPJACK_") and name not in names:
             raise ConfigError(f"environment variable {name} is not known{nearest(name, names)}; see `skipjack knobs`")

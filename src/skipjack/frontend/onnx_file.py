@@ -22,6 +22,8 @@ from skipjack.frontend.functions import model_functions
 from skipjack.frontend.graphs import GraphImporter
 from skipjack.frontend.tensors import Tensors
 from skipjack.ir.graph import Graph
+from skipjack.zoo.names import is_remote
+from skipjack.zoo.resolve import resolve
 
 Source: TypeAlias = "str | os.PathLike[str] | ModelProto | bytes"
 _DEFAULT_FILE = "model.onnx"
@@ -41,9 +43,12 @@ class ImportedModel:
 def import_model(model: Source, *, strict_links: bool = False) -> ImportedModel:
     """Read, check and import a model, and bring its operators to their newest versions.
 
-    model is a path (or a directory that holds model.onnx), the bytes of a model, or a ModelProto. Whatever is wrong
-    with it is a ModelError that starts with the path; UnsupportedError lists every node that cannot run.
+    model is a path (or a directory that holds model.onnx), an hf: or zoo: name, the bytes of a model, or a ModelProto.
+    Whatever is wrong with it is a ModelError that starts with the path; UnsupportedError lists every node that cannot
+    run.
     """
+    if isinstance(model, str) and is_remote(model):
+        model = resolve(model).model
     path = None if isinstance(model, (ModelProto, bytes)) else _model_path(model)
     label = str(path) if path is not None else "model"
     try:
