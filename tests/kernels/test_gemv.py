@@ -19,7 +19,7 @@ from skipjack.targets.target import AMX, AVX512_VNNI, NEON, Target, host_feature
 
 F, I = DType.F32, DType.I32
 _BYTES = AVX512_VNNI.features | {"avx512vbmi", "avx512vbmi2"}
-BYTES = replace(AVX512_VNNI, name="avx512vnni" if _BYTES <= host_features() else "avx512vbmi2", features=_BYTES)
+BYTES = replace(AVX512_VNNI, name="avx512vnni" if host_features() >= _BYTES else "avx512vbmi2", features=_BYTES)
 EXPANDING = (*TARGETS, BYTES)
 DENSE, BITMASK = (next(w for w in lowerings(SKIPJACK, "Linear") if w.name == n) for n in ("gemv", "gemv (bitmask)"))
 WAYS = pytest.mark.parametrize("way", [DENSE, BITMASK], ids=["dense", "bitmask"])
