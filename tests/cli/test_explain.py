@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+from onnx import numpy_helper
+from onnx.parser import parse_model
+
 from skipjack.cli.demo import FOLDER
+from skipjack.targets.target import runnable
 from tests.cli.conftest import Invoke
 
 DIGITS = FOLDER / "digits.onnx"
@@ -24,6 +30,34 @@ def test_every_node_says_how_it_runs(skipjack: Invoke) -> None:
     assert sum(report["kernels"].values()) > 0
     assert report["packed_bytes"] > 0
     assert report["arena_bytes"] > 0
+
+
+def test_a_weight_says_where_it_is_zero_and_what_it_takes(skipjack: Invoke, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    w = np.where(rng.random((64, 96)) < 0.2, rng.standard_normal((64, 96)), -0.0).astype(np.float32)
+    w[:, 7] = w[:, 3]
+    model = parse_model(
+        '<ir_version: 10, opset_import: ["": 23]> g (float[1,64] x) => (float[1,96] y) { y = MatMul(x, w) }'
+    )
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    path = tmp_path / "sparse.onnx"
+    path.write_bytes(model.SerializeToString())
+    report = json.loads(skipjack("explain", path, "--json", "--no-time").stdout)
+    weight = next(n["weight"] for n in report["nodes"] if n["weight"])
+    assert (weight["dtype"], weight["shape"], weight["pattern"]) == ("fp32", [96, 1, 64], "unstructured")
+    assert weight["sparsity"] == np.mean(w == 0)
+    assert (weight["duplicate_rows"], weight["bytes"]) == (1, w.nbytes)
+    assert weight["packed_bytes"] > 0
+    assert report["rates"]
+    assert "fp32 unstructured" in skipjack("explain", path, "--no-time").stdout
+
+
+def test_the_instruction_set_is_named(skipjack: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = runnable()[0].name
+    monkeypatch.setenv("SKIPJACK_ISA", target)
+    report = json.loads(skipjack("explain", DIGITS, "--json", "--no-time").stdout)
+    assert (report["target"], report["target_limit"]) == (target, target)
+    assert f"planned  for {target} (SKIPJACK_ISA)" in skipjack("explain", DIGITS, "--no-time").stdout
 
 
 def test_times_of_nodes_add_up_to_those_of_their_segment(skipjack: Invoke) -> None:

@@ -23,17 +23,26 @@ from skipjack.session.teams import resolve_cores
 @click.command()
 @click.argument("model")
 @sized
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--tune", type=click.Choice(["load"]), default=None, help="Time the kernels of each layer first.")
 @click.option("--no-time", is_flag=True, help="Run once and leave the times out.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain(
-    model: str, batch_size: int | None, input_shapes: Any, cores: int | None, no_time: bool, as_json: bool
+    model: str,
+    batch_size: int | None,
+    input_shapes: Any,
+    cores: int | None,
+    precision: str,
+    tune: str | None,
+    no_time: bool,
+    as_json: bool,
 ) -> None:
     """Show how a model runs: kernel, layout, time and reason per node.
 
     The model runs on random inputs; the times are those of the best of several runs. Time of a node is the share of
     its segment's wall time that the first thread spent in its kernels and in waiting before them.
     """
-    report = make_report(model, batch_size, input_shapes, cores, timed=not no_time)
+    report = make_report(model, batch_size, input_shapes, cores, timed=not no_time, precision=precision, tune=tune)
     if as_json:
         click.echo(json.dumps(_as_json(model, report), indent=2))
         return
@@ -42,10 +51,19 @@ def explain(
         console().print(line, markup=False)
 
 
-def make_report(model: Any, batch_size: int | None, input_shapes: Any, cores: int | None, *, timed: bool) -> Report:
+def make_report(
+    model: Any,
+    batch_size: int | None,
+    input_shapes: Any,
+    cores: int | None,
+    *,
+    timed: bool,
+    precision: str = "fp32",
+    tune: str | None = None,
+) -> Report:
     """Compile a model and run it on random inputs to see what it does."""
     check_environment()
-    compiled = compile_graph(model, batch_size or None, input_shapes)
+    compiled = compile_graph(model, batch_size or None, input_shapes, precision=precision, tune=tune)
     specs = input_specs(compiled.declared)
     arrays = random_inputs(specs, seed=0)
     chosen = resolve_cores(cores)
@@ -82,7 +100,7 @@ def _cells(node: NodeReport) -> list[str]:
         node.name,
         node.operator,
         node.kernel,
-        node.encoding,
+        _weight(node),
         node.layout,
         f"{node.dtype}[{', '.join(map(str, node.shape))}]" if node.dtype else "",
         "" if node.predicted_us is None else in_time(node.predicted_us),
@@ -91,6 +109,13 @@ def _cells(node: NodeReport) -> list[str]:
         second,
         node.reason,
     ]
+
+
+def _weight(node: NodeReport) -> str:
+    """The pattern of the zeros, and how the kernel stores them."""
+    if node.weight is None or node.weight.pattern == node.encoding == "dense":
+        return "" if node.weight is None else str(node.weight)
+    return f"{node.weight}: {node.encoding}"
 
 
 def summary(report: Report) -> list[str]:
@@ -103,6 +128,8 @@ def summary(report: Report) -> list[str]:
     if report.total_us is not None:
         in_kernels = f"{report.kernel_share:.1%}" if report.kernel_share is not None else "none"
         lines.append(f"time     {in_time(report.total_us)}, best of {report.runs} runs; {in_kernels} in kernels")
+    limit = " (SKIPJACK_ISA)" if report.target_limit else ""
+    lines.append(f"planned  for {report.target}{limit}; rates: {report.rates}")
     lines.append(
         f"memory   weights {in_bytes(report.constant_bytes)} as read and {in_bytes(report.packed_bytes)} packed,"
         f" activations {in_bytes(report.arena_bytes)}"

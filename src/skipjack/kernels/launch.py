@@ -169,7 +169,7 @@ class Lowering:
     the features, spatial sizes and values of constants, never at the batch, so that a sample's bits do not depend on
     its batch mates. rank decides between ways of one layout kind when one has no cost. parameters: inputs whose values
     lower() needs (`Bound.value`), such as the axes of a Slice; when they depend on data the run time computes them
-    first.
+    first. encoding: how it stores the zeros of a constant weight, for people.
     """
 
     name: str
@@ -181,6 +181,7 @@ class Lowering:
     rank: int = 0
     cost: Callable[[Work], float] | None = None
     parameters: tuple[int, ...] = ()
+    encoding: str = "dense"
 
 
 Generator = Callable[..., Program]

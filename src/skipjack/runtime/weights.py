@@ -64,6 +64,11 @@ class Weights:
         self._free = self._free[size:]
         return held
 
+    def packed_bytes(self, name: str) -> int:
+        """Bytes of everything that was made of a constant."""
+        with self._lock:
+            return sum(a.nbytes for (source, _), a in self._packed.items() if source == name)
+
     @property
     def nbytes(self) -> int:
         """Bytes of packed constants and tables."""

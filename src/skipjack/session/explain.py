@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from skipjack.core import knobs
 from skipjack.core.dims import evaluate, symbols
 from skipjack.ir.graph import Node
 from skipjack.ir.types import TensorType
 from skipjack.kernels.launch import KernelSpec
+from skipjack.ops.weights import Scope
 from skipjack.runtime.chunk import Chunk, Row
 from skipjack.runtime.run import Program, Stream
 from skipjack.runtime.shapes import Sizes
 from skipjack.runtime.team import Team
 from skipjack.select.choose import Choice
+from skipjack.session.explain_weights import WeightReport, weight_report
 
 _LEAST_RUNS, _MOST_RUNS, _SECONDS = 5, 50, 0.5
 
@@ -26,7 +29,9 @@ _LEAST_RUNS, _MOST_RUNS, _SECONDS = 5, 50, 0.5
 class NodeReport:
     """One node of the plan. kernel is "host" for a host step and "none" when its output only renames memory.
 
-    Times are None when nothing was measured or no candidate predicts; share is of the time of all nodes.
+    Times are None when nothing was measured or no candidate predicts; share is of the time of all nodes. encoding is
+    how the kernel stores the zeros of its weight, empty without a weight. predicted_by_layout_us has the best of each
+    kind of layout as the plan saw it; timed_us the lowerings that were timed when the model was loaded.
     """
 
     name: str
@@ -35,6 +40,7 @@ class NodeReport:
     kernel: str
     generators: tuple[str, ...]
     encoding: str
+    weight: WeightReport | None
     layout: str
     dtype: str
     shape: tuple[int | str, ...]
@@ -43,6 +49,8 @@ class NodeReport:
     share: float | None
     runner_up: str
     runner_up_predicted_us: float | None
+    predicted_by_layout_us: Mapping[str, float]
+    timed_us: Mapping[str, float]
     reason: str
 
 
@@ -66,10 +74,13 @@ class Report:
     """A whole program.
 
     total_us is the wall time of the best call as an engine makes it; the times of nodes and steps come from runs that
-    also count cycles, so they may add up to a little more.
+    also count cycles, so they may add up to a little more. target is the instruction set, target_limit what
+    SKIPJACK_ISA holds, rates where the corrections of predicted times come from.
     """
 
     target: str
+    target_limit: str | None
+    rates: str
     threads: int
     nodes: tuple[NodeReport, ...]
     steps: tuple[StepReport, ...]
@@ -188,11 +199,15 @@ def _report(
     specs: dict[KernelSpec, None] = {s: None for c in chunks for s in c.kernels.codes}
     generators = [s.generator for s in specs]
     busy_us = None if total_us is None else _total_us(events)
+    scope = Scope.of(plan.graph)
     nodes = tuple(
-        _node(program, i, rows.get(i, []), spent.get(i, 0.0), sizes, busy_us) for i in range(len(plan.graph.nodes))
+        _node(program, i, rows.get(i, []), spent.get(i, 0.0), sizes, busy_us, scope)
+        for i in range(len(plan.graph.nodes))
     )
     return Report(
         target=plan.target.name,
+        target_limit=knobs.ISA.get(),
+        rates=plan.rates.source,
         threads=team.threads,
         nodes=nodes,
         steps=tuple(_step(e, total_us is not None) for e in events if e.chunk is None or e.chunk.rows),
@@ -226,7 +241,13 @@ def _step(event: _Event, timed: bool) -> StepReport:
 
 
 def _node(
-    program: Program, index: int, rows: list[Row], us: float, sizes: Mapping[str, int], busy_us: float | None
+    program: Program,
+    index: int,
+    rows: list[Row],
+    us: float,
+    sizes: Mapping[str, int],
+    busy_us: float | None,
+    scope: Scope,
 ) -> NodeReport:
     graph, choice = program.plan.graph, program.plan.choices[index]
     node = graph.nodes[index]
@@ -241,7 +262,8 @@ def _node(
         operator=f"{node.domain}.{node.op}" if node.domain else node.op,
         kernel=kernel,
         generators=tuple(dict.fromkeys(r.launch.spec.generator for r in rows)),
-        encoding=_encoding(program, node),
+        encoding=_encoding(program, node, rows),
+        weight=weight_report(node, scope, program.weights),
         layout=str(t.layout) if t else "",
         dtype=t.dtype.value if t else "",
         shape=_shape(t, sizes),
@@ -250,14 +272,20 @@ def _node(
         share=us / busy_us if busy_us else None,
         runner_up=second,
         runner_up_predicted_us=predicted.get(second),
+        predicted_by_layout_us=dict(choice.predicted),
+        timed_us=dict(choice.measured),
         reason=_reason(choice, kernel, predicted),
     )
 
 
 def _runner_up(choice: Choice, kernel: str, predicted: Mapping[str, float]) -> str:
-    """The next best way: by predicted time, else by rank; ways of another layout come last."""
+    """The next best way: by the time it took, else by predicted time, else by rank, ways of another layout last."""
     if kernel == "none":
         return ""
+    layouts = {c.name: c.layouts for c in choice.others}
+    if len(choice.measured) > 1:
+        best = min((n for n in choice.measured if n != kernel), key=lambda n: choice.measured[n])
+        return f"{best} ({layouts[best]})" if best in layouts else best
     names = [c.name for c in choice.candidates if c.name != kernel]
     names.sort(key=lambda n: predicted.get(n, float("inf")))
     names += [f"{c.name} ({c.layouts})" for c in choice.others]
@@ -267,17 +295,21 @@ def _runner_up(choice: Choice, kernel: str, predicted: Mapping[str, float]) -> s
 def _reason(choice: Choice, kernel: str, predicted: Mapping[str, float]) -> str:
     if kernel == "none":
         return "its output lies in memory that holds the value already"
+    if choice.measured:
+        return f"{choice.reason}; quickest of {len(choice.measured)} that were timed"
+    if len(choice.predicted) > 1:
+        return f"{choice.reason}; least predicted time with its neighbours of {len(choice.predicted)} kinds of layout"
     if kernel in predicted and len(predicted) > 1:
         return f"{choice.reason}; least predicted time of {len(predicted)}"
     return choice.reason
 
 
-def _encoding(program: Program, node: Node) -> str:
-    """How the node's weights (constants with a row and a column) store their zeros; empty for a node without any."""
-    graph = program.plan.graph
-    types = [graph.types.get(n) for n in node.inputs if n in graph.constants and graph.constants[n].ndim > 1]
-    found = {t.encoding for t in types if isinstance(t, TensorType)}
-    return ", ".join(sorted(found - {"dense"})) or ("dense" if found else "")
+def _encoding(program: Program, node: Node, rows: list[Row]) -> str:
+    """How the kernel stores the zeros of weights (constants with a row and a column); empty for a node without any."""
+    constants = program.plan.graph.constants
+    if not any(n in constants and constants[n].ndim > 1 for n in node.inputs):
+        return ""
+    return rows[0].lowering.encoding if rows else "dense"
 
 
 def _shape(t: TensorType | None, sizes: Mapping[str, int]) -> tuple[int | str, ...]:
