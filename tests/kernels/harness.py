@@ -81,7 +81,7 @@ def to_blocked(x: np.ndarray, block: int) -> np.ndarray:
 
 def to_columns(x: np.ndarray, layout: Layout) -> np.ndarray:
     """[..., F] to [positions/block, F/pack, block, pack]; features padded with zeros, positions with 0xFF bytes."""
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(int(np.prod(x.shape[:-1], dtype=np.int64)), x.shape[-1])
     tiles, groups = -(-len(rows) // layout.block), -(-rows.shape[1] // layout.pack)
     padded = np.zeros((tiles * layout.block, groups * layout.pack), x.dtype)
     padded[len(rows) :] = np.frombuffer(b"\xff" * x.itemsize, x.dtype)[0]
@@ -103,8 +103,10 @@ def restored(raw: np.ndarray, layout: Layout, shape: Sequence[int]) -> np.ndarra
         return from_blocked(raw.reshape(n, -(-c // layout.block), *s, layout.block), c)
     if layout.kind == "columns":
         features, positions = shape[-1], int(np.prod(shape[:-1], dtype=np.int64))
-        tiles = raw.reshape(-1, -(-features // layout.pack), layout.block, layout.pack).transpose(0, 2, 1, 3)
-        return tiles.reshape(tiles.shape[0] * layout.block, -1)[:positions, :features].reshape(shape)
+        count, groups = -(-positions // layout.block), -(-features // layout.pack)
+        tiles = raw.reshape(count, groups, layout.block, layout.pack).transpose(0, 2, 1, 3)
+        rows = tiles.reshape(count * layout.block, groups * layout.pack)
+        return rows[:positions, :features].reshape(shape)
     return raw.reshape(shape)
 
 

@@ -1,0 +1,217 @@
+"""Linear layers with f32 activations in column tiles times constant weights of which only what is not zero is held.
+
+A unit is a chunk of neighbouring tiles times a group of rows (output features). Within it blocks of the depth advance
+one by one, and within a block every tile of the chunk, so that a block's weights come from far away once. The sums of a
+row stay in registers over a block and wait in y between blocks. Every output is one chain of multiply-adds in ascending
+depth over the weights that are not zero: its bits depend neither on the split nor on its place in a tile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from skipjack.core.dtypes import DType
+from skipjack.ir.graph import SKIPJACK
+from skipjack.kernels.epilogue import accepts_epilogue, extras_of
+from skipjack.kernels.kinds import TILE
+from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, generator, lowering
+from skipjack.kernels.positions import FULL, Rows, RowsEpilogue, Words, rows_epilogue
+from skipjack.kernels.sparsity import zeros_of
+from skipjack.kernels.spmm_pack import BLOCK_K, SEGMENT_WORDS, blocks_of, pack_stream
+from skipjack.lang.kernel import Kernel, V, Var
+from skipjack.lang.program import F32, I8, I32, I64, PTR, Program
+from skipjack.targets.target import Target
+
+PITCH = 4 * TILE
+_FOUR = 4
+_GROUP_ROWS = 768
+_LEAST_ROWS = 32
+_CHUNK_TILES = 2
+_UNITS_PER_THREAD = 3
+_WORDS = ("positions", "depth", "rows", "tiles", "blocks", "groups", "chunk")
+
+
+def widths(target: Target) -> list[int]:
+    """Numbers of vectors that code exists for: quarters of a tile, and a single vector."""
+    whole = TILE // target.vl
+    return sorted({1, *(whole * quarter // 4 for quarter in range(1, 5))})
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """One block of one group: where its rows, weights and depths begin, and whether it is the first or the last."""
+
+    rows: V
+    count: V
+    weights: V
+    depths: V
+    first: V
+    last: V
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One block of X, the tile of Y, and the same tile of every extra of the output's shape."""
+
+    x: V
+    y: V
+    full: list[V]
+
+
+class _Unit:
+    """Traces one unit of work."""
+
+    def __init__(self, k: Kernel, target: Target, e: RowsEpilogue) -> None:
+        self.k, self.vl, self.e = k, target.vl, e
+        self.widths = widths(target)
+        self.vector = F32.vec(self.vl)
+        self.step = 4 * self.vl
+        self.full = [getattr(k.arg, f"e{i}") for i, (kind, _) in enumerate(e.extras) if kind == FULL]
+
+    def trace(self, unit: V) -> None:
+        k, a = self.k, self.k.arg
+        group, first_tile = unit % a.groups, unit // a.groups * a.chunk
+        last_tile = k.min(first_tile + a.chunk, a.tiles)
+        with k.loop(a.blocks) as block:
+            s = self._segment(group, block)
+            with k.loop(last_tile, first_tile) as index:
+                y = index * a.rows * PITCH
+                tile = _Tile(
+                    a.x.at((index * a.depth + block * BLOCK_K) * PITCH), a.y.at(y), [p.at(y) for p in self.full]
+                )
+                self._choose(0, len(self.widths) - 1, a.positions - index * TILE, s, tile)
+
+    def _segment(self, group: V, block: V) -> _Segment:
+        a = self.k.arg
+        entry = a.w.at((group * a.blocks + block) * (8 * SEGMENT_WORDS))
+        rows, weights, depths, count = (entry.at(8 * i).load(I64, 8) for i in range(SEGMENT_WORDS))
+        return _Segment(a.w.at(rows), count, a.w.at(weights), a.w.at(depths), block.eq(0), block.eq(a.blocks - 1))
+
+    def _choose(self, low: int, high: int, valid: V, s: _Segment, tile: _Tile) -> None:
+        """As many vectors as hold the valid positions."""
+        if low == high:
+            self._rows(self.widths[low], s, tile)
+            return
+        middle = (low + high) // 2
+        self.k.branch(
+            valid <= self.widths[middle] * self.vl,
+            lambda: self._choose(low, middle, valid, s, tile),
+            lambda: self._choose(middle + 1, high, valid, s, tile),
+        )
+
+    def _rows(self, width: int, s: _Segment, tile: _Tile) -> None:
+        k = self.k
+        weights, depths = k.var(s.weights), k.var(s.depths)
+        with k.loop(s.count) as i:
+            word = s.rows.at(i, 4).load(I32, 4).zext(I64)
+            count, row = word & 255, word >> 8
+            y = tile.y.at(row * PITCH)
+            sums = [k.var(k.zero(self.vector)) for _ in range(width)]
+            with k.when(s.first.eq(0)):
+                for t, total in enumerate(sums):
+                    total.set(y.at(t * self.step).load(self.vector))
+            with k.loop(count >> 2):
+                self._add(_FOUR, weights, depths, tile.x, sums)
+            with k.loop(count & 3):
+                self._add(1, weights, depths, tile.x, sums)
+            for t, total in enumerate(sums):
+                y.at(t * self.step).store(total)
+            if self.e.expr is not None:
+                with k.when(s.last):
+                    self._finish(width, row, y, tile)
+
+    def _add(self, entries: int, weights: Var, depths: Var, x: V, sums: list[Var]) -> None:
+        """Adds the next entries of a row; four of them share the loads of weights and of depths."""
+        k = self.k
+        if entries == 1:
+            values = [weights.get().load(F32, 4).splat(self.vl)]
+            packed = depths.get().load(I8).zext(I32)
+        else:
+            four = weights.get().load(F32.vec(_FOUR), 4)
+            values = [four.shuffle([j] * self.vl) for j in range(_FOUR)]
+            packed = depths.get().load(I32)
+        for j, value in enumerate(values):
+            offset = (packed >> (8 * j) & 255).zext(I64) << 8
+            row = x.at(offset)
+            for t, total in enumerate(sums):
+                total.set(k.fma(value, row.at(t * self.step).load(self.vector), total))
+        weights.set(weights.get().at(4 * entries))
+        depths.set(depths.get().at(entries))
+
+    def _finish(self, width: int, row: V, y: V, tile: _Tile) -> None:
+        k = self.k
+        rows = Rows(k, self.e, self.vl, row, k.arg.rows, ragged=False)
+        full = [p.at(row * PITCH) for p in tile.full]
+        with k.loop(width) as t:
+            at = y.at(t * self.step)
+            places = [Words(p.at(t * self.step), PITCH) for p in full]
+            rows.store([at.load(self.vector)], Words(at, PITCH), places)
+
+
+@generator("spmm")
+def spmm(target: Target, symbol: str, e: RowsEpilogue) -> Program:
+    """A unit is one chunk of tiles times one group of rows."""
+    fields = [("x", PTR), ("w", PTR), *e.fields(), *((name, I64) for name in _WORDS)]
+    k = Kernel(symbol, fields, 8 * target.vector_bytes)
+    unit = _Unit(k, target, e)
+    with k.units() as index:
+        unit.trace(index)
+    return k.finish()
+
+
+def groups_of(rows: int, threads: int) -> int:
+    """Groups of rows, whatever the number of positions: their sums stay in L2, and threads find enough of them."""
+    wanted = 1 if threads == 1 else _UNITS_PER_THREAD * threads
+    return max(-(-rows // _GROUP_ROWS), min(wanted, rows // _LEAST_ROWS), 1)
+
+
+def _lower(work: Work) -> list[Launch]:
+    x, w, y = work.input(0), work.input(1), work.output()
+    depth, rows = w.shape
+    positions = prod(y.shape[:-1])
+    if not positions or not rows:
+        return []
+    groups, tiles = groups_of(rows, work.threads), -(-positions // TILE)
+    packed = work.memory.packed(w, f"spmm{groups}", lambda a: pack_stream(a, groups))
+    chunk = _CHUNK_TILES if tiles * groups >= _CHUNK_TILES * _UNITS_PER_THREAD * work.threads else 1
+    chunk = _CHUNK_TILES if work.threads == 1 else chunk
+    extras = [b.place for b in extras_of(work)]
+    words = (positions, depth, rows, tiles, blocks_of(depth), groups, chunk)
+    spec = KernelSpec("spmm", (rows_epilogue(work),))
+    units = -(-tiles // chunk) * groups
+    return [Launch(spec, units, (x.place, packed, y.place, *extras, *words), (x.place, packed, *extras), (y.place,))]
+
+
+def _accepts(site: Site) -> str:
+    x, w, y = site.inputs[0], site.constants[1], site.outputs[0]
+    assert x is not None, "a Linear node lacks its input"
+    if w is None:
+        return "its weight is not constant"
+    if x.dtype is not DType.F32 or not _is_float(w):
+        return f"computes in f32, the input is {x.dtype.value}"
+    words = (DType.F32, DType.I32)
+    wide = [t for t in site.inputs[2:] if t is not None and t.rank != 1 and t.dtype not in words]
+    if y is None or y.dtype is not DType.F32 or wide:
+        return "the output and what is added to it are f32"
+    if (x.rank or 0) < 2:
+        return "a single position"
+    return accepts_epilogue(site)
+
+
+def _is_float(w: np.ndarray) -> bool:
+    return DType.from_numpy(w.dtype) in (DType.F32, DType.F16, DType.BF16)
+
+
+def cost_us(work: Work) -> float:
+    """Microseconds by entries and rows, from measured rates."""
+    w, y = work.input(1), work.output()
+    assert w.value is not None, "accepts lets only constant weights pass"
+    depth, rows = w.shape
+    lines = -(-(prod(y.shape[:-1])) // 16)
+    return lines * (zeros_of(w.value).nonzeros * 0.00045 + rows * blocks_of(depth) * 0.003)
+
+
+SPMM = lowering(Lowering("spmm_f32", SKIPJACK, "Linear", _accepts, _lower, "columns", 5, cost_us))
