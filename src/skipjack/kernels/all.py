@@ -31,9 +31,11 @@ import skipjack.kernels.movement
 import skipjack.kernels.nms
 import skipjack.kernels.non_zero
 import skipjack.kernels.norms
+import skipjack.kernels.plain_depthwise
 import skipjack.kernels.pointwise
 import skipjack.kernels.pool
 import skipjack.kernels.pool_plain
+import skipjack.kernels.pool_rows
 import skipjack.kernels.put
 import skipjack.kernels.quad_conv
 import skipjack.kernels.quad_copy

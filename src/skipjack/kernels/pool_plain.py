@@ -7,6 +7,7 @@ from math import prod
 
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX
+from skipjack.kernels.conv_direct import CYCLES_PER_US
 from skipjack.kernels.conv_shape import WindowShape, window_shape
 from skipjack.kernels.emit import emit, register_type, store_as, supported_dtype
 from skipjack.kernels.launch import Bound, KernelSpec, Launch, Lowering, Site, Work, generator, lowering
@@ -17,6 +18,7 @@ from skipjack.lang.kernel import Kernel, V, Var
 from skipjack.lang.program import I64, PTR, Program
 from skipjack.targets.target import Target
 
+_TAP_CYCLES = 20
 _WORDS = ("planes", "pixels_in", "pixels_out", "end_d", "end_h", "end_w")
 
 
@@ -178,7 +180,16 @@ def _accepts(site: Site) -> str:
     return "" if t.rank is not None and 3 <= t.rank <= 5 else "one to three spatial axes"
 
 
+def _pool_us(work: Work) -> float:
+    y = work.output()
+    return _TAP_CYCLES * y.elements * prod(work.attr("kernel_shape")) / work.target.vl / CYCLES_PER_US
+
+
+def _global_us(work: Work) -> float:
+    return _TAP_CYCLES * work.input(0).elements / work.target.vl / CYCLES_PER_US
+
+
 for _op in ("MaxPool", "AveragePool", "LpPool"):
-    lowering(Lowering("pool_plain", ONNX, _op, _accepts, _lower))
+    lowering(Lowering("pool_plain", ONNX, _op, _accepts, _lower, cost=_pool_us))
 for _op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
-    lowering(Lowering("global_pool_plain", ONNX, _op, _accepts, _lower_global))
+    lowering(Lowering("global_pool_plain", ONNX, _op, _accepts, _lower_global, cost=_global_us))

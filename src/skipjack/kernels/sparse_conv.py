@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK
 from skipjack.kernels.conv_direct import CYCLES_PER_US
 from skipjack.kernels.conv_shape import WindowShape, conv_shape
 from skipjack.kernels.epilogue import accepts_epilogue, extras_of
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, generator, lowering
+from skipjack.kernels.plain_rows import plain_misfit
 from skipjack.kernels.positions import FULL, Rows, RowsEpilogue, Words, rows_epilogue
 from skipjack.kernels.sparse_conv_pack import (
     BAND,
@@ -278,18 +278,12 @@ def _parts(g: Geometry, s: WindowShape, threads: int) -> int:
 
 
 def _accepts(site: Site) -> str:
-    if any(t is not None and t.dtype is not DType.F32 for t in (*site.inputs, *site.outputs)):
-        return "not all values are f32"
-    x, out, w = site.inputs[0], site.outputs[0], site.constants[1]
-    if w is None:
+    if reason := plain_misfit(site, 2):
+        return reason
+    if site.constants[1] is None:
         return "the weights are not constant"
-    if x is None or x.rank not in (3, 4):
-        return "one or two spatial axes"
     if int(site.node.attrs.get("group", 1)) != 1:  # type: ignore[arg-type]
         return "grouped"
-    for t in site.inputs[2:]:
-        if t is not None and t.rank not in (0, 1) and (out is None or t.shape != out.shape):
-            return "an extra input is neither per map nor like the output"
     return accepts_epilogue(site)
 
 

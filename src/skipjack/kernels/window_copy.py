@@ -29,7 +29,7 @@ class WindowCopy:
                 k.branch(exists, lambda p=source, q=line: self._row(p, q), lambda q=line: self._zeros(q))
 
     def _row(self, source: V, line: V) -> None:
-        k, g, s = self.k, self.g, self.s
+        k, s = self.k, self.s
         if s.kernel[2] * self.vectors <= _UNROLLED:
             for tap in range(s.kernel[2]):
                 for v in range(self.vectors):
