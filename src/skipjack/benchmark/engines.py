@@ -112,7 +112,6 @@ def load_openvino(path: str, feed: Feed, settings: EngineSettings) -> LoadedEngi
 
 def load_skipjack(path: str, feed: Feed, settings: EngineSettings) -> LoadedEngine:
     skipjack = importlib.import_module("skipjack")
-    _refuse_precision("skipjack", settings)
     arrays = list(feed.values())
     options: dict[str, Any] = {"num_cores": settings.threads, "scheduler": settings.scheduler}
     if settings.scheduler != "single_stream":
@@ -120,6 +119,8 @@ def load_skipjack(path: str, feed: Feed, settings: EngineSettings) -> LoadedEngi
     if arrays:
         options["batch_size"] = arrays[0].shape[0] if arrays[0].ndim else 1
         options["input_shapes"] = [list(array.shape) for array in arrays]
+    if settings.precision == "bfloat16":
+        options["precision"] = "bf16"
     engine = skipjack.compile_model(path, **options)
 
     def run_once() -> list[np.ndarray]:

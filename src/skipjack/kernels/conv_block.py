@@ -38,8 +38,8 @@ class ConvSpec:
 
     x_lanes: channels per block of the input (1: a plain image). extras: "c" per map, "r" like the output. clipped: taps
     of depth and height may lie outside. masked: the maps do not fill their last vector. rows_outer: all groups of a row
-    follow each other, else all rows of a group. y_step: the distance of neighbouring outputs of a row in pixels. pairs: a
-    "lane" is a pair of bf16 channels. types: of the output and the extras.
+    follow each other, else all rows of a group. y_step: the distance of neighbouring outputs of a row in pixels. pairs:
+    a "lane" is a pair of bf16. types: of the output and the extras.
     """
 
     vectors: int

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK
-from skipjack.kernels.conv_direct import CYCLES_PER_US, extras_of, not_f32
+from skipjack.kernels.conv_direct import CYCLES_PER_US, extras_of, not_blocked, stored_types
 from skipjack.kernels.conv_shape import WindowShape, clipped, conv_shape, even_block, segments
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, lowering
 from skipjack.kernels.window_block import WORDS, WindowSpec
@@ -68,6 +69,7 @@ def _lower(work: Work) -> list[Launch]:
         letters,
         s.maps % vl != 0,
         work.attr("epilogue"),
+        stored_types(work),
     )
     weights = work.memory.packed(work.input(1), f"depthwise {vl}", lambda w: _pack(w, vl))
     x, y, places = work.input(0), work.output(), [e.place for e in extras]
@@ -77,11 +79,14 @@ def _lower(work: Work) -> list[Launch]:
 
 
 def _accepts(site: Site) -> str:
-    reason = not_f32(site)
+    reason = not_blocked(site)
     if reason:
         return reason
-    w = site.constants[1]
-    assert w is not None, "not_f32 lets only constant weights pass"
+    x, w = site.inputs[0], site.constants[1]
+    assert x is not None, "not_blocked lets only images pass"
+    assert w is not None, "not_blocked lets only constant weights pass"
+    if x.dtype is not DType.F32 or w.dtype != np.float32:
+        return "the operands are not f32"
     if w.shape[0] != int(site.node.attrs.get("group", 1)) or w.shape[1] != 1:  # type: ignore[arg-type]
         return "not one channel and one map per group"
     return "" if w.shape[-1] <= _WIDEST_KERNEL else f"the kernel is wider than {_WIDEST_KERNEL}"

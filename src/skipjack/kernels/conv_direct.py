@@ -30,12 +30,24 @@ def not_f32(site: Site) -> str:
     """Why the site cannot use an f32 kernel with constant weights; empty when it can."""
     if any(t is not None and t.dtype is not DType.F32 for t in (*site.inputs, *site.outputs)):
         return "not all values are f32"
+    return not_blocked(site)
+
+
+def not_blocked(site: Site) -> str:
+    """Why the site cannot use constant weights and blocked images of f32 or bf16; empty when it can."""
+    if any(t is not None and t.dtype not in (DType.F32, DType.BF16) for t in (*site.inputs, *site.outputs)):
+        return "not all values are f32 or bf16"
     if site.constants[1] is None:
         return "the weights are not constant"
     t = site.inputs[0]
     if t is None or t.rank is None or not 3 <= t.rank <= 5:
         return "one to three spatial axes"
     return _extras_misfit(site) or accepts_epilogue(site)
+
+
+def stored_types(work: Work) -> tuple[DType, ...]:
+    """The types of the output and of the extras."""
+    return (work.output().dtype, *(e.dtype for e in extras_of(work)[1]))
 
 
 def constant_image(site: Site, first: int = 0) -> str:
@@ -187,7 +199,7 @@ class Direct:
             self.phase.step[2],
             work.attr("epilogue"),
             work.input(0).dtype is DType.BF16,
-            (work.output().dtype, *(e.dtype for e in extras)),
+            stored_types(work),
         )
         groups = (stop - first) // t
         x, y = work.input(0), work.output()
@@ -272,11 +284,14 @@ def _joins(group: int, w: np.ndarray, vl: int) -> bool:
 
 
 def _accepts_stem(site: Site) -> str:
-    reason = not_f32(site)
+    reason = not_blocked(site)
     if reason:
         return reason
-    w = site.constants[1]
-    assert w is not None, "not_f32 lets only constant weights pass"
+    x, w = site.inputs[0], site.constants[1]
+    assert x is not None, "not_blocked lets only images pass"
+    assert w is not None, "not_blocked lets only constant weights pass"
+    if x.dtype is not DType.F32 or w.dtype != np.float32:
+        return "the operands are not f32"
     if int(site.node.attrs.get("group", 1)) != 1:  # type: ignore[arg-type]
         return "grouped"
     return "" if w.shape[1] < site.target.vl else "a plain input pays only for few channels"
@@ -291,7 +306,8 @@ def direct_us(work: Work) -> float:
     return s.batch * s.pixels * s.taps * lanes * vectors * 1.04 / CYCLES_PER_US
 
 
-def _stem_us(work: Work) -> float:
+def stem_us(work: Work) -> float:
+    """Predicted microseconds of a plain image of few channels."""
     s = conv_shape(work)
     return s.batch * s.pixels * s.taps * s.channels * -(-s.maps // work.target.vl) * 1.1 / CYCLES_PER_US
 
@@ -317,6 +333,6 @@ lowering(
         lambda work: Direct(work, 1).launches(),
         "plain>blocked",
         20,
-        cost=_stem_us,
+        cost=stem_us,
     )
 )

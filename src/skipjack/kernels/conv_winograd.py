@@ -1,4 +1,7 @@
-"""Conv with a 3 x 3 kernel of stride 1 or 2 by Winograd's minimal filtering: fewer multiplications, larger weights."""
+"""Conv with a 3 x 3 kernel of stride 1 or 2 by Winograd's minimal filtering: fewer multiplications, larger weights.
+
+Images of f32 or bf16; everything is computed in f32.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from skipjack.ir.graph import SKIPJACK
-from skipjack.kernels.conv_direct import CYCLES_PER_US, extras_of, not_f32
+from skipjack.kernels.conv_direct import CYCLES_PER_US, extras_of, not_blocked, stored_types
 from skipjack.kernels.conv_shape import conv_shape, even_block
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Place, Site, Work, lowering
 from skipjack.kernels.winograd_block import INPUT_WORDS, OUTPUT_WORDS, WinogradSpec
@@ -21,7 +24,7 @@ def _pack(w: np.ndarray, scheme: Scheme, vectors: int, vl: int) -> np.ndarray:
     blocks, span = -(-channels // vl), vectors * vl
     groups = -(-maps // span)
     full = np.zeros((scheme.weights**2, groups * span, blocks * vl), np.float32)
-    full[:, :maps, :channels] = transformed_weights(w.reshape(maps, channels, 3, 3), scheme)
+    full[:, :maps, :channels] = transformed_weights(w.reshape(maps, channels, 3, 3).astype(np.float32), scheme)
     return np.ascontiguousarray(full.reshape(-1, groups, span, blocks, vl).transpose(1, 0, 3, 4, 2))
 
 
@@ -84,10 +87,12 @@ class Winograd:
         }
         first = common | {"height": s.size[1], "width": s.size[2]}
         second = common | {"height": s.out[1], "width": s.out[2]}
-        spec = WinogradSpec(scheme, pixels, vectors, letters, s.maps % vl != 0, work.attr("epilogue"))
+        spec = WinogradSpec(
+            scheme, pixels, vectors, letters, s.maps % vl != 0, work.attr("epilogue"), stored_types(work)
+        )
         return [
             Launch(
-                KernelSpec("winograd_input", (WinogradSpec(scheme, pixels),)),
+                KernelSpec("winograd_input", (WinogradSpec(scheme, pixels, types=(x.dtype,)),)),
                 stop - first_tile,
                 (x.place, v, *[first[n] for n in INPUT_WORDS]),
                 (x.place,),
@@ -122,10 +127,10 @@ _BYTES_PER_CYCLE = 6
 
 
 def _accepts(site: Site, stride: int) -> str:
-    if reason := not_f32(site):
+    if reason := not_blocked(site):
         return reason
     w, attrs = site.constants[1], site.node.attrs
-    assert w is not None, "not_f32 lets only constant weights pass"
+    assert w is not None, "not_blocked lets only constant weights pass"
     if w.shape[2:] != (3, 3) or int(attrs.get("group", 1)) != 1:  # type: ignore[arg-type]
         return "not a 3 x 3 kernel over all channels"
     strides = tuple(attrs.get("strides") or (1, 1))  # type: ignore[arg-type]

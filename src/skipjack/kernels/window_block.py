@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass
 
+from skipjack.core.dtypes import DType
 from skipjack.kernels.conv_finish import Finish
 from skipjack.kernels.conv_shape import Segment
 from skipjack.kernels.launch import generator
@@ -27,7 +28,8 @@ WORDS = (
 class WindowSpec:
     """What is compiled in. combine: "conv" (weights packed [channel block][tap][vl]), "max", "mean", "l1" or "l2".
 
-    segments carry, for "mean", how many columns each pixel's mean counts; padded: rows of pads count too.
+    segments carry, for "mean", how many columns each pixel's mean counts; padded: rows of pads count too. types: of the
+    output and the extras, all f32 when empty.
     """
 
     combine: str
@@ -41,6 +43,7 @@ class WindowSpec:
     extras: str
     masked: bool
     epilogue: Expr | None
+    types: tuple[DType, ...] = ()
 
 
 class _Windows:
@@ -67,7 +70,7 @@ class _Windows:
                 first = b * seg.pixels + done
                 acc = self._block(seg, x.at((first * s.strides[2] - s.pad_w) * self.pixel), w, depth, height)
                 values = [self._result(seg, r, v.get(), lines) for r, v in enumerate(acc)]
-                finish = Finish(k, self.vl, s.extras, s.masked, s.epilogue)
+                finish = Finish(k, self.vl, s.extras, s.masked, s.epilogue, types=s.types)
                 finish.store(values, y + first * self.pixel, channel * self.vl, a.maps)
             done += seg.count * seg.pixels
 

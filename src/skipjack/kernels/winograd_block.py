@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from skipjack.core.dtypes import DType
 from skipjack.kernels.conv_finish import Finish
+from skipjack.kernels.emit import load_as
 from skipjack.kernels.launch import generator
 from skipjack.kernels.winograd_matrices import Scheme, apply_input, apply_output
 from skipjack.lang.expr import Expr
@@ -36,7 +38,10 @@ OUTPUT_WORDS = (
 
 @dataclass(frozen=True)
 class WinogradSpec:
-    """What is compiled in: the tiles, tiles per group, channel vectors per block, how outputs end."""
+    """What is compiled in: the tiles, tiles per group, channel vectors per block, how outputs end.
+
+    types: of the input (first kernel), or of the output and the extras (second kernel); all f32 when empty.
+    """
 
     scheme: Scheme
     pixels: int
@@ -44,6 +49,7 @@ class WinogradSpec:
     extras: str = ""
     masked: bool = False
     epilogue: Expr | None = None
+    types: tuple[DType, ...] = ()
 
 
 def _group_bytes(blocks: V, s: WinogradSpec, vl: int) -> tuple[V, V]:
@@ -57,9 +63,10 @@ def winograd_input(target: Target, symbol: str, s: WinogradSpec) -> Program:
     """A unit is one tile, all channels."""
     k = Kernel(symbol, [("x", PTR), ("v", PTR), *[(n, I64) for n in INPUT_WORDS]], target.vector_bytes * 8)
     a, vl, n, half = k.arg, target.vl, s.scheme.samples, s.scheme.filtered
-    vector, pixel = F32.vec(vl), 4 * vl
+    vector, pixel, dtype = F32.vec(vl), 4 * vl, s.types[0] if s.types else DType.F32
     nothing = k.local(pixel)
     nothing.store(k.zero(vector), pixel)
+    x_pixel = dtype.itemsize * vl
     with k.units() as unit:
         tile = unit + a.first_tile
         column, rest = tile % a.tiles_w, tile // a.tiles_w
@@ -67,8 +74,8 @@ def winograd_input(target: Target, symbol: str, s: WinogradSpec) -> Program:
         top, left = row * s.scheme.step - a.pad_h, column * s.scheme.step - a.pad_w
         position, group = _group_bytes(a.blocks, s, vl)
         v = a.v.at((unit // s.pixels) * group + (unit % s.pixels) * pixel)
-        plane, row_bytes = a.height * a.width * pixel, a.width * pixel
-        corner = a.x.at(image * a.blocks * plane + top * row_bytes + left * pixel)
+        plane, row_bytes = a.height * a.width * x_pixel, a.width * x_pixel
+        corner = a.x.at(image * a.blocks * plane + top * row_bytes + left * x_pixel)
         rows = [(top + i >= 0) & (top + i < a.height) for i in range(n)]
         columns = [(left + j >= 0) & (left + j < a.width) for j in range(n)]
         whole = rows[0] & rows[-1] & columns[0] & columns[-1]
@@ -80,12 +87,12 @@ def winograd_input(target: Target, symbol: str, s: WinogradSpec) -> Program:
                 d = list[list[V]]()
                 for i in range(n):
                     line = x.at(row_bytes * i)
-                    places = [line.at(pixel * j) for j in range(n)]
+                    places = [line.at(x_pixel * j) for j in range(n)]
                     if not inside:
                         places = [
                             k.emit("select", p.ty, (rows[i] & columns[j], p, nothing)) for j, p in enumerate(places)
                         ]
-                    d.append(apply_input(k, s.scheme, [p.load(vector) for p in places]))
+                    d.append(apply_input(k, s.scheme, [load_as(k, p, dtype, vl) for p in places]))
                     if s.scheme.stride == 2 and i % 2:
                         for j, value in enumerate(d[-1]):
                             out.at(position * ((half + i // 2) * n + j)).store(value)
@@ -166,7 +173,7 @@ class _Output:
 
     def _store(self, y_bytes: V, first_map: V, rows: V, columns: V) -> None:
         k, s, a = self.k, self.s, self.a
-        done = Finish(k, self.vl, s.extras, s.masked, s.epilogue)
+        done = Finish(k, self.vl, s.extras, s.masked, s.epilogue, types=s.types)
         with k.loop(k.min(rows, self.m)) as i:
             at, values = y_bytes + i * a.width * self.pixel, self._result().at(i * (self.m * self.pixel))
 

@@ -30,9 +30,9 @@ _MOST_ZEROS = 0.6
 class LowerPrecision:
     """Linear and Conv of f32 with constant dense weights multiply bf16 and add up in f32.
 
-    held: rounded values are stored as bf16, for kernels that multiply them; else as f32, so that the kernels of f32 give
-    the same products. Weights that are mostly zeros, convolutions by group and those of few channels stay f32: other
-    kernels are faster there.
+    held: rounded values are stored as bf16, for kernels that multiply them; else as f32, so that the kernels of f32
+    give the same products. Weights that are mostly zeros, convolutions by group and most of those of few channels stay
+    f32: other kernels are faster there.
     """
 
     held: bool = True
@@ -50,9 +50,22 @@ def _multiplies(graph: Graph, n: Node) -> bool:
     w = graph.constants.get(n.inputs[1])
     if w is None or w.dtype != np.float32 or n.inputs[0] in graph.constants:
         return False
-    if n.op == "Conv" and (n.attrs.get("group", 1) != 1 or w.shape[1] < _FEWEST_CHANNELS):
+    if n.op == "Conv" and (n.attrs.get("group", 1) != 1 or (w.shape[1] < _FEWEST_CHANNELS and not _halves(graph, n))):
         return False
-    return int(np.count_nonzero(w)) >= (1 - _MOST_ZEROS) * w.size
+    return not _is_sparse(w)
+
+
+def _halves(graph: Graph, n: Node) -> bool:
+    """Whether a convolution steps over the pairs of an even row of pixels."""
+    shape = graph.tensor(n.inputs[0]).shape
+    width = shape[-1] if shape else None
+    strides = n.attrs.get("strides")
+    return isinstance(width, int) and width % 2 == 0 and isinstance(strides, tuple) and strides[-1] == 2
+
+
+def _is_sparse(w: np.ndarray | None) -> bool:
+    """Whether the weights are mostly zeros, or not known."""
+    return w is None or int(np.count_nonzero(w)) < (1 - _MOST_ZEROS) * w.size
 
 
 def _is_f32(graph: Graph, name: str) -> bool:
@@ -82,7 +95,7 @@ class _Lowering:
         """Whether a value need not exist as f32: every reader rounds it, or adds it to an image."""
         if name in self.kept or not _is_f32(self.graph, name) or _expression(made_by) is None:
             return False
-        if made_by.op == "Conv" and id(made_by) not in self.lowered:
+        if made_by.op == "Conv" and _is_sparse(self.graph.constants.get(made_by.inputs[1])):
             return False
         readers = self.consumers.get(name, [])
         return bool(readers) and all(self._takes_half(r, name) for r in readers)
