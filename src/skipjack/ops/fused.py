@@ -1,7 +1,11 @@
 """skipjack's normal forms: contractions with an epilogue, and one node for a whole elementwise expression.
 
 The `epilogue` attribute is an expression: arg 0 is the contraction's result before it is rounded to its storage type,
-arg i is extra input i. An extra holds one value per output feature (channel) or has the output's shape.
+arg i is extra input i. An extra holds one value per output feature (channel), one value in all, or has the output's
+shape.
+
+Linear and Conv take integers, too: codes of 8 bits times a weight of 8 or 16 bits less its zero point. Their result is
+the exact sum as i32, and padding of a Conv counts as its attribute `pad_code`.
 """
 
 from __future__ import annotations
@@ -31,13 +35,32 @@ def _epilogue(x: Infer | Ref) -> Expr | None:
     return found
 
 
+_CODES = (DType.U8, DType.I8)
+_WEIGHTS = (DType.I8, DType.I16)
+
+
+def _is_integer(i: Infer) -> bool:
+    """Whether the node sums integers; their types must be those that kernels know."""
+    x, w = i.tensor(0).dtype, i.tensor(1).dtype
+    if x.is_float and w.is_float:
+        return False
+    if i.node.op not in ("Linear", "Conv") or x not in _CODES or w not in _WEIGHTS:
+        i.fail("floats, or a Linear or Conv of u8 or i8 by i8 or i16", f"{i.node.op} of {x.value} by {w.value}")
+    return True
+
+
+def _exact(x: np.ndarray) -> np.ndarray:
+    """Integers as f64, in which sums of their products are exact; floats as they are."""
+    return x.astype(np.float64) if x.dtype.kind in "iu" else x
+
+
 def _finished(i: Infer, shape: Shape | None, channel: int, own: int = 2) -> list[ValueType]:
     """The output type; extras (inputs from `own` on) must hold a value per channel, or per element of the output."""
     expr = _epilogue(i)
-    dtype = i.tensor(0).dtype if expr is None else expr.dtype
+    dtype = expr.dtype if expr is not None else DType.I32 if _is_integer(i) else i.tensor(0).dtype
     for n in range(own, len(i.types)):
         extra = i.shape(n)
-        if shape is None or extra is None:
+        if shape is None or extra is None or extra in ((), (1,)):
             continue
         expected = (shape[channel],) if len(extra) == 1 else shape
         if len(extra) != len(expected):
@@ -50,8 +73,12 @@ def _finished(i: Infer, shape: Shape | None, channel: int, own: int = 2) -> list
 def _finish(r: Ref, y: np.ndarray, channel: int, own: int = 2) -> list[np.ndarray]:
     """The epilogue applied, or the result rounded to the type of the first input."""
     expr = _epilogue(r)
+    if np.asarray(r.inputs[0]).dtype.kind in "iu":
+        y = y.astype(np.int64).astype(np.int32)
+    elif expr is None:
+        y = y.astype(r.inputs[0].dtype, copy=False)
     if expr is None:
-        return [y.astype(r.inputs[0].dtype, copy=False)]
+        return [y]
     tail = y.ndim - 1 - channel % y.ndim
     extras = [np.asarray(e) for e in r.inputs[own:]]
     return [evaluate(expr, [y, *(e.reshape(-1, *[1] * tail) if e.ndim == 1 else e for e in extras)])]
@@ -65,7 +92,8 @@ def _infer_linear(i: Infer) -> list[ValueType]:
 
 
 def _linear(r: Ref) -> list[np.ndarray]:
-    return _finish(r, np.asarray(product(np.asarray(r.inputs[0]), np.asarray(r.inputs[1]))), -1)
+    x, w = (_exact(np.asarray(v)) for v in r.inputs[:2])
+    return _finish(r, np.asarray(product(x, w)), -1)
 
 
 register(Op("Linear", _infer_linear, _linear, domain=SKIPJACK))
@@ -108,7 +136,12 @@ def _conv(r: Ref) -> list[np.ndarray]:
     x, w = np.asarray(r.inputs[0]), np.asarray(r.inputs[1])
     win = window(r, kernel_of(r, w.shape))
     pads = pads_in_order(win, x.shape[2:])
-    return _finish(r, conv(x, w, win.strides, pads, win.dilations, int(r.attr("group", 1))), 1)
+    code = int(r.attr("pad_code", 0))
+    x, w = _exact(x) - code if code else _exact(x), _exact(w)
+    y = conv(x, w, win.strides, pads, win.dilations, int(r.attr("group", 1)))
+    if code:
+        y = y + code * w.sum(axis=tuple(range(1, w.ndim))).reshape(-1, *[1] * (w.ndim - 2))
+    return _finish(r, y, 1)
 
 
 register(Op("Conv", _infer_conv, _conv, domain=SKIPJACK))

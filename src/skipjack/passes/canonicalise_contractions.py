@@ -18,7 +18,7 @@ _FLOATS = frozenset({DType.F32, DType.F16, DType.BF16, DType.F64})
 
 @dataclass(frozen=True)
 class CanonicaliseContractions:
-    """Float contractions only. One whose operand is dequantised stays as it is: integer kernels match it whole."""
+    """Float contractions only; integer ones have their form by now."""
 
     name: str = "canonicalise_contractions"
 
@@ -27,16 +27,10 @@ class CanonicaliseContractions:
         for n in graph.nodes:
             rule = _RULES.get((n.domain, n.op))
             t = edit.tensor(n.input(0))
-            if rule is None or t is None or t.dtype not in _FLOATS or _is_quantised(edit, n):
+            if rule is None or t is None or t.dtype not in _FLOATS:
                 continue
             rule(edit, n)
         return edit.finish()
-
-
-def _is_quantised(edit: Edit, n: Node) -> bool:
-    return edit.made_by(n.input(0), "DequantizeLinear") is not None and all(
-        edit.made_by(i, "DequantizeLinear") is not None for i in n.inputs[:2]
-    )
 
 
 def int_attr(n: Node, name: str, default: int) -> int:
@@ -150,14 +144,9 @@ def _gemm(edit: Edit, n: Node) -> None:
 
 
 def _conv(edit: Edit, n: Node) -> None:
-    window = _window(edit, n)
-    if window is None:
+    attrs = window_attrs_of(edit, n)
+    if attrs is None:
         return
-    attrs = _window_attrs(n, window)
-    pads = _resolved_pads(edit, n, window, attrs)
-    if pads is not None:
-        attrs["pads"] = pads
-        attrs.pop("auto_pad", None)
     result = n.outputs[0]
     extras, epilogue = _bias(edit, n)
     if n.domain == MS and n.attrs.get("activation") is not None:
@@ -202,6 +191,19 @@ def _window(edit: Edit, n: Node) -> _Window | None:
         return None
     kernel = ints_attr(n, "kernel_shape", [k for k in w.shape[2:] if isinstance(k, int)])
     return _Window(kernel, x.shape[2:]) if len(kernel) == len(x.shape) - 2 else None
+
+
+def window_attrs_of(edit: Edit, n: Node) -> dict[str, Attr] | None:
+    """Strides, dilations, group and pads of a convolution, explicit where sizes are known; None while ranks are not."""
+    window = _window(edit, n)
+    if window is None:
+        return None
+    attrs = _window_attrs(n, window)
+    pads = _resolved_pads(edit, n, window, attrs)
+    if pads is not None:
+        attrs["pads"] = pads
+        attrs.pop("auto_pad", None)
+    return attrs
 
 
 def _window_attrs(n: Node, window: _Window) -> dict[str, Attr]:

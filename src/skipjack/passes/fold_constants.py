@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipjack.core.errors import RunError
-from skipjack.ir.graph import Graph, Node, frozen
+from skipjack.ir.graph import SKIPJACK, Graph, Node, frozen
 from skipjack.ir.types import TensorType
 from skipjack.ops.execute import run_node
 from skipjack.ops.registry import find
 from skipjack.passes.propagate_types import typed
 from skipjack.passes.rewrite import without_dead_code
 
-CONTRACTIONS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
+_CONTRACTIONS = frozenset({"Conv", "MatMul", "Gemm"})
+_MOVES = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "MaxPool", "Pad", "Concat"})
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class FoldConstants:
     """Nodes with constant inputs, and nodes whose integers are known, become constants.
 
     A result may hold free_elems elements, and more only when its inputs hold as many. The DequantizeLinear of a weight
-    stays when the contraction it feeds has a quantised activation: the pair is what an integer kernel replaces.
+    or bias stays when the contraction it feeds has a quantised activation, and so do the moves of data between: the
+    pair is what an integer contraction replaces.
     """
 
     name: str = "fold_constants"
@@ -49,9 +51,9 @@ class FoldConstants:
 
     def _evaluated(self, node: Node, constants: Mapping[str, np.ndarray], graph: Graph) -> dict[str, np.ndarray] | None:
         op = find(node.domain, node.op)
-        if op is None or op.random or any(True for _ in node.subgraphs()):
-            return None
         names = [i for i in node.inputs if i]
+        if op is None or op.random or any(True for _ in node.subgraphs()) or (not names and node.domain == SKIPJACK):
+            return None
         if not all(i in constants for i in names) or not self._fits(node, constants, graph):
             return None
         try:
@@ -86,14 +88,27 @@ def _weights_of_quantised_contractions(graph: Graph) -> frozenset[str]:
     """Constants dequantised for a contraction whose activation is dequantised too."""
     producers = graph.producers()
 
-    def dequantised(name: str) -> bool:
+    def root(name: str) -> Node | None:
+        """The DequantizeLinear behind moves of data."""
         made = producers.get(name)
-        return made is not None and made.op == "DequantizeLinear"
+        while made is not None and made.op in _MOVES:
+            made = producers.get(made.input(0))
+        return made if made is not None and made.op == "DequantizeLinear" else None
 
     found: set[str] = set()
     for node in graph.nodes:
-        if node.op not in CONTRACTIONS or not dequantised(node.input(0)):
+        activation = root(node.input(0)) if node.op in _CONTRACTIONS else None
+        if activation is None or _constant_codes(graph, producers, activation):
             continue
-        if producers[node.input(0)].input(0) not in graph.constants:
-            found.update(i for i in node.inputs[1:] if i and dequantised(i))
+        weights = (root(i) for i in node.inputs[1:] if i)
+        found.update(w.outputs[0] for w in weights if w is not None)
     return frozenset(found)
+
+
+def _constant_codes(graph: Graph, producers: Mapping[str, Node], dequantize: Node) -> bool:
+    """Whether the codes are a constant, or a constant quantised."""
+    codes = dequantize.input(0)
+    made = producers.get(codes)
+    return codes in graph.constants or (
+        made is not None and made.op == "QuantizeLinear" and made.input(0) in graph.constants
+    )

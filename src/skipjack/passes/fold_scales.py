@@ -41,7 +41,8 @@ def _fold(edit: Edit, n: Node) -> None:
             continue
         vector = per_feature(edit, contraction, n.input(1 - position))
         bias = _constant_bias(edit, contraction)
-        if vector is None or bias is None or edit.array(contraction.input(1)) is None:
+        weight = edit.array(contraction.input(1))
+        if vector is None or bias is None or weight is None or weight.dtype.kind in "iu":
             continue
         if edit.rank(n.outputs[0]) == edit.rank(contraction.outputs[0]):
             if n.op == "Div" and not vector.all():

@@ -17,11 +17,12 @@ _FLOATS = frozenset({DType.F32, DType.F16, DType.BF16})
 
 @dataclass(frozen=True)
 class FuseEpilogues:
-    """A Pointwise that alone reads a contraction of its own shape and type becomes its epilogue.
+    """A Pointwise that alone reads a contraction of its own shape becomes its epilogue.
 
-    The other operands must hold one value per output feature, or have the shape of the output. Of two contractions that
-    meet in one expression the later one takes it; the other is then a residual. Half-precision results are rounded
-    once, after the epilogue.
+    The type stays, unless the contraction is one of integers: their epilogues scale sums and make codes again. The
+    other operands must hold one value per output feature, or have the shape of the output; those of integer
+    contractions may be one value. Of two contractions that meet in one expression the later one takes it; the other is
+    then a residual. Half-precision results are rounded once, after the epilogue.
     """
 
     name: str = "fuse_epilogues"
@@ -50,9 +51,9 @@ class FuseEpilogues:
     def _fused(self, edit: Edit, contraction: Node, n: Node) -> Node | None:
         result = contraction.outputs[0]
         before, after = edit.tensor(result), edit.tensor(n.outputs[0])
-        if edit.only_reader(result) is not n or before is None or after is None or before != after:
+        if edit.only_reader(result) is not n or before is None or after is None or before.shape is None:
             return None
-        if before.dtype not in _FLOATS or before.shape is None:
+        if before.shape != after.shape or not _type_fits(edit, contraction, before, after):
             return None
         expr, own = n.attrs["expr"], contraction.attrs.get("epilogue")
         assert isinstance(expr, Expr), "every Pointwise has an expression"
@@ -77,12 +78,21 @@ class FuseEpilogues:
         return fused.with_attrs(epilogue=substitute(expr, places))
 
 
+def _type_fits(edit: Edit, contraction: Node, before: TensorType, after: TensorType) -> bool:
+    return _is_integer(edit, contraction) or (before.dtype in _FLOATS and before.dtype is after.dtype)
+
+
+def _is_integer(edit: Edit, contraction: Node) -> bool:
+    t = edit.tensor(contraction.input(0))
+    return t is not None and t.dtype.is_int
+
+
 def _as_extra(edit: Edit, contraction: Node, name: str, output: TensorType) -> str | None:
     """The name under which the contraction can read an operand of its epilogue; a constant may change its shape."""
     t = edit.tensor(name)
     if t is None or t.shape is None or output.shape is None:
         return None
-    if t.shape == output.shape:
+    if t.shape == output.shape or (t.shape in ((), (1,)) and _is_integer(edit, contraction)):
         return name
     axis = 1 if contraction.op.startswith("Conv") else len(output.shape) - 1
     padded = (1,) * (len(output.shape) - len(t.shape)) + t.shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK, Graph, Node
@@ -33,13 +33,15 @@ class _Group:
 class FusePointwise:
     """An operator joins the one that reads it when all its readers are in the group and its shape is the group's.
 
-    So nothing is computed twice and nothing is computed at a larger size than before. One-element constants become
+    So nothing is computed twice and nothing is computed at a larger size than before. Only turning bytes into numbers
+    is done wherever they are read, for that costs less than to load them as numbers. One-element constants become
     numbers inside the expression. A group holds at most max_operations and reads at most max_inputs values.
     """
 
     name: str = "fuse_pointwise"
     max_operations: int = 48
     max_inputs: int = 8
+    cheap_operations: int = 4
 
     def apply(self, graph: Graph) -> Graph:
         edit = Edit(graph)
@@ -59,17 +61,24 @@ class FusePointwise:
         """Take one more producer into the group; False when none fits."""
         for name in group.inputs:
             producer = edit.producers.get(name)
-            if producer is None or not _feeds_only(edit, name, group):
+            if producer is None or not _same_shape(edit, name, group.root.outputs[0]):
                 continue
-            inner = _single(edit, producer)
-            if inner is None or not _same_shape(edit, name, group.root.outputs[0]):
+            alone = _feeds_only(edit, name, group)
+            inner = _single(edit, producer) if alone or producer.op == "Pointwise" else None
+            if inner is None or not (alone or self._unpacks_bytes(edit, inner)):
                 continue
-            merged = _merged(group, name, inner)
+            merged = _merged(group, name, inner if alone else replace(inner, members=set[int]()))
             fits = count_operations(merged.expr) <= self.max_operations and len(merged.inputs) <= self.max_inputs
             if fits and _shape_survives(edit, merged):
                 group.inputs, group.expr, group.members = merged.inputs, merged.expr, merged.members
                 return True
         return False
+
+
+    def _unpacks_bytes(self, edit: Edit, group: _Group) -> bool:
+        t = edit.tensor(group.inputs[0]) if len(group.inputs) == 1 else None
+        few = count_operations(group.expr) <= self.cheap_operations
+        return few and t is not None and t.dtype in (DType.U8, DType.I8) and group.expr.dtype is DType.F32
 
 
 def _single(edit: Edit, n: Node) -> _Group | None:

@@ -15,10 +15,12 @@ from skipjack.passes.decompose_norms import DecomposeNorms
 from skipjack.passes.decompose_selections import DecomposeSelections
 from skipjack.passes.eliminate_dead_code import EliminateDeadCode
 from skipjack.passes.expand_attention import ExpandAttention
+from skipjack.passes.express_quantisation import ExpressQuantisation
 from skipjack.passes.fold_batch_norms import FoldBatchNorms
 from skipjack.passes.fold_constants import FoldConstants
 from skipjack.passes.fold_pads import FoldPads
 from skipjack.passes.fold_scales import FoldScales
+from skipjack.passes.form_integer_contractions import FormIntegerContractions
 from skipjack.passes.fuse_epilogues import FuseEpilogues
 from skipjack.passes.fuse_pointwise import FusePointwise
 from skipjack.passes.inline_constant_branches import InlineConstantBranches
@@ -67,6 +69,10 @@ PASSES: tuple[Pass, ...] = (
     ReplaceSizeArithmetic(),
     RemoveNoOps(),
     MergeCommonSubexpressions(),
+    # Before products of floats take what is left.
+    FormIntegerContractions(),
+    # Weights that were kept for integer products which did not form.
+    FoldConstants(),
     # Gemm leaves an Add, BatchNormalization a Mul and an Add; fold_scales takes all of them in.
     CanonicaliseContractions(),
     RecogniseNormalization(),
@@ -84,6 +90,7 @@ PASSES: tuple[Pass, ...] = (
     ShuffleUpsampling(),
     # A bias is part of the layer by now, so nothing stands between the layer and its reshapes.
     UnwrapLinear(),
+    ExpressQuantisation(),
     # Every pattern above names operators; from here on elementwise ones are anonymous expressions.
     FusePointwise(),
     FuseEpilogues(),
