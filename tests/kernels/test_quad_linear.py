@@ -25,7 +25,7 @@ ALL = (*TARGETS, AVX512_VNNI)
 NAMES = ("linear_quads", "linear_fours")
 SUMS = arg(0, I32)
 REAL = cast(SUMS + arg(1, I32), F32) * arg(2, F32) + arg(3, F32)
-SIZES = [(1, 1, 1), (3, 5, 4), (4, 4, 16), (7, 13, 17), (64, 12, 63), (65, 11, 64), (130, 25, 65), (260, 40, 130)]
+SIZES = [(1, 1, 1), (3, 5, 4), (4, 4, 16), (7, 13, 17), (64, 12, 63), (65, 11, 64), (9, 6, 128), (20, 9, 193), (130, 25, 65), (260, 40, 130)]
 
 
 def codes(x: Expr, zero: float, dtype: DType = U8) -> Expr:
@@ -139,7 +139,7 @@ def test_dense_words() -> None:
 def test_panels_share_the_work() -> None:
     work = np.ones(48)
     work[:4] = 50
-    starts = panel_starts(work, Cut(4, 96, 8, 2)).tolist()
+    starts = panel_starts(work, Cut(4, 96, 8)).tolist()
     assert starts[0] == 0
     assert starts[-1] == 192
     assert starts == sorted(starts)
@@ -149,7 +149,7 @@ def test_panels_share_the_work() -> None:
 
 def test_fours_hold_the_matrix() -> None:
     w = weights(37, 10, 0.4)
-    cut = Cut(3, 8, 4, 2)
+    cut = Cut(3, 8, 4)
     packed = pack_fours(w, cut)
     head = packed[: 8 * 7].view(np.int64)
     starts, blocks = head[3:], 3

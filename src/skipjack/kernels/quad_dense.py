@@ -121,7 +121,18 @@ def _lower(work: Work) -> list[Launch]:
 def _cost(work: Work) -> float:
     w, y = work.input(1), work.output()
     assert w.value is not None, "the weight of an integer linear layer is constant"
-    return term_count(w.value) * w.shape[0] * y.elements / 200_000.0
+    rows, vectors = registers_for(work.target)
+    m = max(w.shape[1], 1)
+    blocks = -(-m // rows) * -(-(y.elements // m) // (vectors * work.target.vl))
+    dots = blocks * rows * vectors * -(-w.shape[0] // 4) * term_count(w.value)
+    return dots * _dot_ns(work.target) / 1000.0
+
+
+def _dot_ns(target: Target) -> float:
+    """What one vector takes for the products with four weights, on a core of 3.6 GHz."""
+    if target.has("avx512vnni"):
+        return 0.285
+    return 0.82 if target.vl == 16 else 0.465
 
 
 QUADS = lowering(

@@ -63,7 +63,7 @@ def pack_dense(w: np.ndarray, rows: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cut:
-    """How the fours of a sparse matrix are cut: panels of rows, blocks of `block` fours of inputs, entries by `unroll`.
+    """How the fours of a sparse matrix are cut: panels of rows, blocks of `block` fours of inputs.
 
     A panel has at most `rows` rows; panels have nearly the same work; some at the end may be empty.
     """
@@ -71,7 +71,6 @@ class Cut:
     panels: int
     rows: int
     block: int
-    unroll: int
 
 
 def panel_starts(work: np.ndarray, cut: Cut) -> np.ndarray:
@@ -97,8 +96,7 @@ def pack_fours(w: np.ndarray, cut: Cut) -> np.ndarray:
 
     Entries lie in the order [panel][block][row][k4]. The sections: i32 ends of the entries of each (panel, block, row),
     with the start of a panel in front, so that panel p begins at i32 number blocks * first row + p; u16 k4 within the
-    block; i32 words of four weights. A row's entries in a block are filled up with zeros to a multiple of cut.unroll.
-    Rows count up to a multiple of four.
+    block; i32 words of four weights. Rows count up to a multiple of four.
     """
     terms = terms_of(w)
     k4, m = -(-w.shape[0] // 4), w.shape[1]
@@ -109,7 +107,6 @@ def pack_fours(w: np.ndarray, cut: Cut) -> np.ndarray:
     words = words.reshape(rows, blocks, cut.block * len(terms))
     live = words != 0
     counts = np.count_nonzero(live, axis=2)
-    counts = -(-counts // cut.unroll) * cut.unroll
     starts = panel_starts((counts.sum(1) + ROW_WORK).reshape(-1, 4).sum(1), cut)
     ends, index, values = [np.zeros(0, np.int32)], [np.zeros(0, np.uint16)], [np.zeros(0, np.uint32)]
     done = 0
@@ -117,25 +114,17 @@ def pack_fours(w: np.ndarray, cut: Cut) -> np.ndarray:
         part = counts[first:last].T.reshape(-1)
         end = np.concatenate([[0], np.cumsum(part)]) + done
         ends.append(end.astype(np.int32))
-        found, which = _entries(words[first:last], live[first:last], end - done, len(terms))
+        found, which = _entries(words[first:last], live[first:last], len(terms))
         index.append(which)
         values.append(found)
         done = int(end[-1])
     return _joined(starts, [np.concatenate(ends), np.concatenate(index), np.concatenate(values)])
 
 
-def _entries(words: np.ndarray, live: np.ndarray, ends: np.ndarray, terms: int) -> tuple[np.ndarray, np.ndarray]:
-    """(words, k4 within the block) of a panel [row][block][k4 * terms] in the order [block][row][k4], filled up."""
-    order = np.ascontiguousarray(live.transpose(1, 0, 2))
-    block, row, at = np.nonzero(order)
-    group = block * order.shape[1] + row
-    each = np.bincount(group, minlength=len(ends) - 1)
-    rank = np.arange(len(group)) - np.repeat(np.cumsum(each) - each, each)
-    place = ends[:-1][group] + rank
-    values, index = np.zeros(ends[-1], np.uint32), np.zeros(ends[-1], np.uint16)
-    values[place] = words[row, block, at]
-    index[place] = at // terms
-    return values, index
+def _entries(words: np.ndarray, live: np.ndarray, terms: int) -> tuple[np.ndarray, np.ndarray]:
+    """(words, k4 within the block) of a panel [row][block][k4 * terms] in the order [block][row][k4]."""
+    block, row, at = np.nonzero(np.ascontiguousarray(live.transpose(1, 0, 2)))
+    return words[row, block, at], (at // terms).astype(np.uint16)
 
 
 def _joined(starts: np.ndarray, sections: Sequence[np.ndarray]) -> np.ndarray:
