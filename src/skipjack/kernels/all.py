@@ -7,6 +7,7 @@ import skipjack.kernels.attention
 import skipjack.kernels.baked_linear
 import skipjack.kernels.blocked_copy
 import skipjack.kernels.cache
+import skipjack.kernels.column_norms
 import skipjack.kernels.column_pointwise
 import skipjack.kernels.column_quantise
 import skipjack.kernels.column_reorder
