@@ -299,4 +299,4 @@ def sparse_conv_us(work: Work) -> float:
     return s.batch * cycles / CYCLES_PER_US
 
 
-lowering(Lowering("sparse_conv", SKIPJACK, "Conv", _accepts, _lower, "plain", 5, cost=sparse_conv_us))
+lowering(Lowering("sparse_conv", SKIPJACK, "Conv", _accepts, _lower, "plain", 5, cost=sparse_conv_us, encoding="csr"))
