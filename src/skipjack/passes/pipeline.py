@@ -25,14 +25,17 @@ from skipjack.passes.fuse_epilogues import FuseEpilogues
 from skipjack.passes.fuse_pointwise import FusePointwise
 from skipjack.passes.inline_constant_branches import InlineConstantBranches
 from skipjack.passes.merge_common_subexpressions import MergeCommonSubexpressions
+from skipjack.passes.move_codes import MoveCodes
 from skipjack.passes.propagate_types import PropagateTypes
 from skipjack.passes.recognise_attention import RecogniseAttention
 from skipjack.passes.recognise_normalization import RecogniseNormalization
 from skipjack.passes.recognise_rotary import RecogniseRotary
+from skipjack.passes.remove_dead_features import RemoveDeadFeatures
 from skipjack.passes.remove_no_ops import RemoveNoOps
 from skipjack.passes.replace_size_arithmetic import ReplaceSizeArithmetic
 from skipjack.passes.shuffle_upsampling import ShuffleUpsampling
 from skipjack.passes.unwrap_linear import UnwrapLinear
+from skipjack.passes.unsign_codes import UnsignCodes
 from skipjack.passes.widen_half import WidenHalf
 
 
@@ -69,6 +72,10 @@ PASSES: tuple[Pass, ...] = (
     ReplaceSizeArithmetic(),
     RemoveNoOps(),
     MergeCommonSubexpressions(),
+    MoveCodes(),
+    # Weights have moved as well.
+    FoldConstants(),
+    UnsignCodes(),
     # Before products of floats take what is left.
     FormIntegerContractions(),
     # Weights that were kept for integer products which did not form.
@@ -94,6 +101,8 @@ PASSES: tuple[Pass, ...] = (
     # Every pattern above names operators; from here on elementwise ones are anonymous expressions.
     FusePointwise(),
     FuseEpilogues(),
+    # With epilogues in place, what a feature without weights becomes is one expression.
+    RemoveDeadFeatures(),
     EliminateDeadCode(),
 )
 
