@@ -13,6 +13,7 @@ import numpy as np
 
 BLOCK_K = 192
 _LINE = 64
+_FEW = 8
 SEGMENT_WORDS = 4
 
 
@@ -27,14 +28,9 @@ def pack_stream(w: np.ndarray, groups: int) -> np.ndarray:
     A segment's words: where (bytes from the start of the stream) its row words, weights and depths begin, and how many
     rows it has. A row word is row << 8 | entries; weights are f32; depths are bytes, counted from the block's start.
     """
-    depth, rows = w.shape
-    blocks = blocks_of(depth)
-    alive = np.zeros((rows, blocks * BLOCK_K), bool)
-    np.not_equal(w.T, 0, out=alive[:, :depth])
-    counts = np.count_nonzero(alive.reshape(rows, blocks, BLOCK_K), axis=2).T.astype(np.int64)
-    bounds = _bounds(counts.sum(0), groups)
-    parts = [_segments(w, alive, counts, bounds[g], bounds[g + 1]) for g in range(groups)]
-    return _joined(parts, groups, blocks)
+    bounds = _bounds(np.count_nonzero(w, axis=0), groups) if groups > 1 else [0, w.shape[1]]
+    parts = [_segments(w[:, first:end], first) for first, end in zip(bounds, bounds[1:])]
+    return _joined(parts, groups, blocks_of(w.shape[0]))
 
 
 def _bounds(entries: np.ndarray, groups: int) -> list[int]:
@@ -56,23 +52,29 @@ class _Part:
     entry_counts: np.ndarray
 
 
-def _segments(w: np.ndarray, alive: np.ndarray, counts: np.ndarray, first: int, end: int) -> _Part:
-    here = counts[:, first:end]
-    blocks, rows = here.shape
-    order = np.argsort(-here, axis=1, kind="stable")
-    sorted_counts = np.take_along_axis(here, order, axis=1)
-    by_block = alive[first:end].reshape(rows, blocks, BLOCK_K)
-    arranged = by_block[order, np.arange(blocks)[:, None]]
-    position = np.flatnonzero(arranged)
-    segment_row = position // BLOCK_K
-    inside = position - segment_row * BLOCK_K
-    row = (order + first).reshape(-1)[segment_row]
-    k = segment_row // max(rows, 1) * BLOCK_K + inside
-    weights = w.reshape(-1)[k * w.shape[1] + row].astype(np.float32, copy=False)
-    kept = sorted_counts > 0
-    kept[0] = kept[-1] = True
-    words = ((order + first) << 8 | sorted_counts)[kept].astype(np.int32)
-    return _Part(words, weights, inside.astype(np.uint8), kept.sum(1), here.sum(1))
+def _segments(w: np.ndarray, first_row: int) -> _Part:
+    blocks = blocks_of(w.shape[0])
+    room = np.empty(w.shape[1] * BLOCK_K, np.float32)
+    made = [_segment(w[b * BLOCK_K : (b + 1) * BLOCK_K], first_row, b in (0, blocks - 1), room) for b in range(blocks)]
+    words, weights, depths = (np.concatenate(arrays) for arrays in zip(*made))
+    return _Part(words, weights, depths, np.array([s[0].size for s in made]), np.array([s[1].size for s in made]))
+
+
+def _segment(
+    w: np.ndarray, first_row: int, every_row: bool, room: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row words, weights and depths of one block; room is for its transpose."""
+    by_row = room[: w.size].reshape(w.shape[::-1])
+    for k in range(0, w.shape[0], _FEW):
+        by_row[:, k : k + _FEW] = w[k : k + _FEW].T
+    there = by_row != 0
+    counts = np.count_nonzero(there, axis=1)
+    order = np.argsort(-counts, kind="stable")
+    order = order if every_row else order[: np.count_nonzero(counts)]
+    entries = np.flatnonzero(there[order])
+    weights = by_row[order].reshape(-1)[entries]
+    depths = (entries % max(w.shape[0], 1)).astype(np.uint8)
+    return ((order + first_row) << 8 | counts[order]).astype(np.int32), weights, depths
 
 
 def _joined(parts: list[_Part], groups: int, blocks: int) -> np.ndarray:
