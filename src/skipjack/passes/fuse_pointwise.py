@@ -74,7 +74,6 @@ class FusePointwise:
                 return True
         return False
 
-
     def _unpacks_bytes(self, edit: Edit, group: _Group) -> bool:
         t = edit.tensor(group.inputs[0]) if len(group.inputs) == 1 else None
         few = count_operations(group.expr) <= self.cheap_operations

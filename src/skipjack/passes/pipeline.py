@@ -34,8 +34,8 @@ from skipjack.passes.remove_dead_features import RemoveDeadFeatures
 from skipjack.passes.remove_no_ops import RemoveNoOps
 from skipjack.passes.replace_size_arithmetic import ReplaceSizeArithmetic
 from skipjack.passes.shuffle_upsampling import ShuffleUpsampling
-from skipjack.passes.unwrap_linear import UnwrapLinear
 from skipjack.passes.unsign_codes import UnsignCodes
+from skipjack.passes.unwrap_linear import UnwrapLinear
 from skipjack.passes.widen_half import WidenHalf
 
 

@@ -62,7 +62,8 @@ def quant_of(edit: Edit, n: Node | None) -> Quant | None:
 def _quant(scale: np.ndarray, zero: np.ndarray | None, dtype: DType, rank: int | None, axis: int) -> Quant | None:
     numbers = np.zeros(scale.shape, np.int64) if zero is None else zero.astype(np.int64)
     if scale.size == 1:
-        return Quant(dtype, scale.reshape(()), numbers.reshape(-1)[0], 0)
+        one = Quant(dtype, scale.reshape(()), numbers.reshape(-1)[0], 0)
+        return one if one.scale > 0 else None
     if rank is None or numbers.shape != scale.shape or bool(np.any(scale < 0)):
         return None
     return Quant(dtype, scale, numbers, 0 if rank == 1 else axis % rank)
