@@ -13,6 +13,7 @@ from skipjack.ir.types import TensorType, ValueType
 from skipjack.lang.expr import Expr, arg, cast, const, maximum, minimum, unary
 from skipjack.ops.execute import run_graph
 from skipjack.passes import pipeline
+from skipjack.passes.known_features import live_along
 from skipjack.passes.propagate_types import typed
 from skipjack.passes.remove_dead_features import RemoveDeadFeatures
 from tests.passes.building import assert_same, graph_of, weights
@@ -214,6 +215,16 @@ def test_integer_layers_give_the_same_codes(op: str) -> None:
     np.testing.assert_array_equal(run_graph(after, {"x": x})[0], run_graph(before, {"x": x})[0])
     axis = 1 if op == "Linear" else 0
     assert after.constants[after.nodes[0].inputs[1]].shape[axis] == (8 if op == "padded Conv" else 6)
+
+
+@pytest.mark.parametrize("shape", [(5, 200), (300, 7), (40, 100, 3, 3), (1, 1), (3, 0)])
+def test_what_is_alive_is_found_along_either_axis(shape: tuple[int, ...]) -> None:
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        w = np.where(rng.random(shape) < rng.choice((0.003, 0.05)), 1.0, -0.0)
+        for axis in (0, 1):
+            expected = (w != 0).any(axis=tuple(a for a in range(w.ndim) if a != axis))
+            assert live_along(w, axis).tolist() == expected.tolist(), f"seed {seed}"
 
 
 def test_nothing_dead_leaves_the_graph_as_it_is() -> None:

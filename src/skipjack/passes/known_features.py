@@ -12,6 +12,7 @@ from skipjack.ir.graph import ONNX, SKIPJACK, Graph, Node
 from skipjack.ir.types import TensorType
 from skipjack.lang.expr import Expr, arg, evaluate
 
+_FIRST_LOOK = 32
 POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 
 
@@ -129,7 +130,20 @@ def _contracted(graph: Graph, n: Node, found: Mapping[str, Known]) -> Known | No
 
 
 def _has_empty_output(n: Node, w: np.ndarray) -> bool:
-    return bool((~w.any(axis=0 if n.op == "Linear" else tuple(range(1, w.ndim)))).any())
+    return not live_along(w, 1 if n.op == "Linear" else 0).all()
+
+
+def live_along(w: np.ndarray, axis: int) -> np.ndarray:
+    """Which indices of one of the first two axes hold a number that is not zero; reads no more than it must."""
+    v = w if axis == 0 else np.swapaxes(w, 0, 1)
+    alive, start, step = np.zeros(len(v), bool), 0, _FIRST_LOOK
+    while start < v.shape[1] and not alive.all():
+        unknown = np.flatnonzero(~alive)
+        part = v[:, start : start + step]
+        some = part if len(unknown) == len(v) else part[unknown]
+        alive[unknown] = some.any(axis=tuple(range(1, v.ndim)))
+        start, step = start + step, 2 * step
+    return alive
 
 
 def _expressed(

@@ -22,6 +22,7 @@ from skipjack.passes.known_features import (
     fits_features,
     has_equal_heads,
     known_features,
+    live_along,
     per_pair,
     size_of,
     usable,
@@ -226,8 +227,7 @@ class _Removal:
 
     def needed(self, n: Node, known: Known | None) -> np.ndarray:
         """Which input features a layer reads and does not know."""
-        w = self.weight(n)
-        read = np.asarray(w.any(axis=1 if n.op == "Linear" else (0, *range(2, w.ndim))))
+        read = live_along(self.weight(n), 0 if n.op == "Linear" else 1)
         return read if known is None else read & ~usable(n, known)
 
     def weight(self, n: Node) -> np.ndarray:
