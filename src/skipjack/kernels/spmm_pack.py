@@ -8,6 +8,7 @@ in that order, ascending in depth. Rows without entries in a block are left out,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def pack_stream(w: np.ndarray, groups: int) -> np.ndarray:
     rows it has. A row word is row << 8 | entries; weights are f32; depths are bytes, counted from the block's start.
     """
     bounds = _bounds(np.count_nonzero(w, axis=0), groups) if groups > 1 else [0, w.shape[1]]
-    parts = [_segments(w[:, first:end], first) for first, end in zip(bounds, bounds[1:])]
+    parts = [_segments(w[:, first:end], first) for first, end in pairwise(bounds)]
     return _joined(parts, groups, blocks_of(w.shape[0]))
 
 
