@@ -71,40 +71,54 @@ def _fill(k: Kernel, lanes: int, target: V) -> None:
 
 def _row(k: Kernel, lanes: int, s: BandSpec, source: V, target: V, shift: V) -> None:
     """target[o] = source[o * stride + shift], padding outside the row."""
-    a, vector = k.arg, I32.vec(lanes)
+    a = k.arg
     pad = a.pad_word.trunc(I32).splat(lanes)
-    reach = lanes * s.stride
-
-    def part(first: V, n: int) -> V:
-        """Vector n of the words from `first` on."""
-        start = first + n * lanes
-        low, high = k.below(0 - start, lanes), k.below(a.in_width - start, lanes)
-        mask = high & (low ^ 1)
-        return k.select(mask, source.at(start, 4).load_masked(vector, mask), pad)
-
-    def edge(first: V, out: V) -> None:
-        if s.stride <= 2:
-            parts = [part(first, n) for n in range(s.stride)]
-            out.store(parts[0] if s.stride == 1 else parts[0].shuffle(range(0, 2 * lanes, 2), parts[1]))
-            return
-        at = k.iota(I64.vec(lanes)) * s.stride + first
-        mask = (at > -1) & (at < a.in_width)
-        out.store(k.select(mask, source.gather(vector, at * 4, mask), pad))
-
-    def inner(first: V, out: V) -> None:
-        p = source.at(first, 4)
-        if s.stride == 1:
-            out.store(p.load(vector))
-        else:
-            out.store(p.load(vector).shuffle(range(0, 2 * lanes, 2), p.at(4 * lanes).load(vector)))
-
+    row = WordRow(k, lanes, s.stride, source, a.in_width, pad)
     with k.loop(a.width, 0, lanes) as o:
         first, out = o * s.stride + shift, target.at(o, 4)
-        if s.stride > 2:
-            edge(first, out)
-        else:
-            k.branch(
-                (first > -1) & (first + reach <= a.in_width),
-                lambda first=first, out=out: inner(first, out),
-                lambda first=first, out=out: edge(first, out),
-            )
+        k.branch(
+            row.holds(first),
+            lambda row=row, first=first, out=out: out.store(row.inner(first)),
+            lambda row=row, first=first, out=out: out.store(row.edge(first)),
+        )
+
+
+@dataclass(frozen=True)
+class WordRow:
+    """`width` words from source on; vectors of every stride-th of them, `pad` for those outside."""
+
+    k: Kernel
+    lanes: int
+    stride: int
+    source: V
+    width: V
+    pad: V
+
+    def holds(self, first: V) -> V:
+        """Whether `inner` may be asked for the words from `first` on."""
+        return (first > -1) & (first + self.lanes * self.stride <= self.width)
+
+    def inner(self, first: V) -> V:
+        """Words first, first + stride, ...: all of them inside."""
+        p, n, vector = self.source.at(first, 4), self.lanes, I32.vec(self.lanes)
+        if self.stride == 1:
+            return p.load(vector)
+        if self.stride == 2:
+            return p.load(vector).shuffle(range(0, 2 * n, 2), p.at(4 * n).load(vector))
+        return self.edge(first)
+
+    def edge(self, first: V) -> V:
+        """The same where some lie outside."""
+        k, n = self.k, self.lanes
+        if self.stride == 1:
+            return self._part(first)
+        if self.stride == 2:
+            return self._part(first).shuffle(range(0, 2 * n, 2), self._part(first + n))
+        at = k.iota(I64.vec(n)) * self.stride + first
+        mask = (at > -1) & (at < self.width)
+        return k.select(mask, self.source.gather(I32.vec(n), at * 4, mask), self.pad)
+
+    def _part(self, start: V) -> V:
+        k, n = self.k, self.lanes
+        mask = k.below(self.width - start, n) & (k.below(0 - start, n) ^ 1)
+        return k.select(mask, self.source.at(start, 4).load_masked(I32.vec(n), mask), self.pad)

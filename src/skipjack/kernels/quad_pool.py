@@ -11,6 +11,7 @@ from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX
 from skipjack.kernels.conv_shape import WindowShape, window_shape
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, generator, lowering
+from skipjack.kernels.quad_band import WordRow
 from skipjack.kernels.resize_blocked import axis_taps
 from skipjack.lang.kernel import Kernel, V, Var
 from skipjack.lang.program import I8, I32, I64, PTR, Program
@@ -52,43 +53,20 @@ class _Pool:
                 line = top + i * a.dilation_h
                 with k.when((line > -1) & (line < a.in_height)):
                     source = x.at(line * a.in_width * 4)
-                    inside = (left > -1) & (
-                        left + (a.kernel_w - 1) * a.dilation_w + self.lanes * self.s.stride <= a.in_width
-                    )
+                    words = WordRow(k, self.lanes, self.s.stride, source, a.in_width, self.least)
                     k.branch(
-                        inside,
-                        lambda source=source, best=best, left=left: self._columns(source, left, best, self._inner),
-                        lambda source=source, best=best, left=left: self._columns(source, left, best, self._edge),
+                        words.holds(left) & words.holds(left + (a.kernel_w - 1) * a.dilation_w),
+                        lambda words=words, best=best, left=left: self._columns(left, best, words.inner),
+                        lambda words=words, best=best, left=left: self._columns(left, best, words.edge),
                     )
-            mask = k.below(a.out_width - o, self.lanes)
-            y.at(o, 4).store_masked(best.get().bitcast(self.vector), mask)
+            y.at(o, 4).store_masked(best.get().bitcast(self.vector), k.below(a.out_width - o, self.lanes))
 
-    def _columns(self, source: V, left: V, best: Var, words: Callable[[V, V], V]) -> None:
+    def _columns(self, left: V, best: Var, words: Callable[[V], V]) -> None:
         """The taps of one input row."""
         k, op = self.k, "smax" if self.s.signed else "umax"
         with k.loop(self.a.kernel_w) as j:
-            value = words(source, left + j * self.a.dilation_w).bitcast(self.bytes)
+            value = words(left + j * self.a.dilation_w).bitcast(self.bytes)
             best.set(k.emit(op, self.bytes, (best.get(), value)))
-
-    def _inner(self, source: V, first: V) -> V:
-        """Words first, first + stride, ... of a row, all inside."""
-        p, n = source.at(first, 4), self.lanes
-        if self.s.stride == 1:
-            return p.load(self.vector)
-        if self.s.stride == 2:
-            return p.load(self.vector).shuffle(range(0, 2 * n, 2), p.at(4 * n).load(self.vector))
-        return self._edge(source, first)
-
-    def _edge(self, source: V, first: V) -> V:
-        """The same where some lie outside: those are the least value."""
-        k = self.k
-        if self.s.stride == 1:
-            low, high = k.below(0 - first, self.lanes), k.below(self.a.in_width - first, self.lanes)
-            mask = high & (low ^ 1)
-            return k.select(mask, source.at(first, 4).load_masked(self.vector, mask), self.least)
-        at = k.iota(I64.vec(self.lanes)) * self.s.stride + first
-        mask = (at > -1) & (at < self.a.in_width)
-        return k.select(mask, source.gather(self.vector, at * 4, mask), self.least)
 
 
 @generator("quad_max_pool")
