@@ -33,6 +33,7 @@ from skipjack.passes.recognise_rotary import RecogniseRotary
 from skipjack.passes.remove_dead_features import RemoveDeadFeatures
 from skipjack.passes.remove_no_ops import RemoveNoOps
 from skipjack.passes.replace_size_arithmetic import ReplaceSizeArithmetic
+from skipjack.passes.share_kernels import ShareKernels
 from skipjack.passes.shuffle_upsampling import ShuffleUpsampling
 from skipjack.passes.unsign_codes import UnsignCodes
 from skipjack.passes.unwrap_linear import UnwrapLinear
@@ -104,6 +105,8 @@ PASSES: tuple[Pass, ...] = (
     # With epilogues in place, what a feature without weights becomes is one expression.
     RemoveDeadFeatures(),
     EliminateDeadCode(),
+    # Last, so that nothing turns the numbers back.
+    ShareKernels(),
 )
 
 
