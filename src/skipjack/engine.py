@@ -354,6 +354,8 @@ def compile_model(
     and keeps the times on disk.
     """
     if engine in ("onnxruntime", "ort"):
+        if precision != FP32:
+            raise ConfigError(f"precision {precision!r}: onnxruntime computes as the model says; engine skipjack can")
         return ORTEngine(model, batch_size, num_cores, input_shapes)
     if engine != "skipjack":
         raise ConfigError(f"engine {engine!r}: expected one of {list(_ENGINES)}{nearest(engine, _ENGINES)}")

@@ -7,7 +7,8 @@ import pytest
 from skipjack.core import knobs
 from skipjack.core.errors import HardwareError
 from skipjack.targets import target as module
-from skipjack.targets.target import AVX2, AVX512, KNOWN, NEON, host, host_features, runnable
+from skipjack.targets.target import AMX, AVX2, AVX512, KNOWN, NEON, NEON_I8MM, host, host_features, runnable
+from skipjack.targets.tiles import tiles_permitted
 
 
 def test_the_knob_accepts_every_known_target() -> None:
@@ -47,3 +48,18 @@ def test_a_cpu_without_a_known_instruction_set(monkeypatch: pytest.MonkeyPatch) 
 def test_arm_machines_run_neon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.platform, "machine", lambda: "arm64")
     assert [t.name for t in runnable()] == ["neon"]
+    monkeypatch.setattr(module, "host_features", lambda: NEON_I8MM.features)
+    assert [t.name for t in runnable()] == ["neon", "neon-dotprod", "neon-i8mm"]
+
+
+@pytest.mark.parametrize("permitted", [True, False])
+def test_tiles_need_the_permission_of_the_system(monkeypatch: pytest.MonkeyPatch, permitted: bool) -> None:
+    monkeypatch.setattr(module.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(module, "host_features", lambda: AMX.features)
+    monkeypatch.setattr(module, "tiles_permitted", lambda: permitted)
+    assert [t.name for t in runnable()] == ["avx2", "avx512", "avx512vnni", *["amx"] * permitted]
+
+
+def test_the_permission_is_refused_where_there_are_no_tiles() -> None:
+    if "amx-tile" not in host_features():
+        assert tiles_permitted() is False

@@ -307,6 +307,12 @@ class _Writer:
         args = f"ptr {self.ref(s.args[0])}, i32 0, i32 {s.attr}, i32 1"
         self.call("", "void", "llvm.prefetch.p0", args, "ptr, i32, i32, i32")
 
+    def do_tile(self, s: Instr) -> None:
+        name, *tiles = s.attr
+        args = ", ".join([*(f"i8 {t}" for t in tiles), *map(self.typed, s.args)])
+        types = ", ".join([*["i8"] * len(tiles), *(llvm_type(a.ty) for a in s.args)])
+        self.call("", "void", f"llvm.x86.{name}", args, types)
+
     def do_intrinsic(self, s: Instr) -> None:
         args, types = ", ".join(map(self.typed, s.args)), ", ".join(llvm_type(a.ty) for a in s.args)
         self.call(f"%r{self.out(s)} = ", llvm_type(self.ty(s)), s.attr, args, types)

@@ -96,7 +96,7 @@ def parse_bytes(text: str) -> int:
     return int(value * scale)
 
 
-ISAS = ("avx2", "avx512", "avx512vnni", "amx", "neon")
+ISAS = ("avx2", "avx512", "avx512vnni", "amx", "neon", "neon-dotprod", "neon-i8mm")
 
 DEBUG = Knob("SKIPJACK_DEBUG", 0, _at_most(5), "an integer 0 to 5", "Print what each stage does; higher prints more.")
 DUMP = Knob(

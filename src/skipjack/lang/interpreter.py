@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from skipjack.lang.program import If, Instr, Loop, Program, Reg, Stmt, Ty
+from skipjack.lang.tiles import TileFile
 
 _DTYPES = {
     "i1": np.bool_, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
@@ -50,6 +51,7 @@ def run(
         machine.values[reg.id] = np.int64(value)
     with np.errstate(all="ignore"):
         machine.block(program.body)
+    assert machine.tiles.tiles is None, f"{program.name} ends without releasing the tiles"
 
 
 class _Machine:
@@ -58,6 +60,7 @@ class _Machine:
         self.values: dict[int, Value] = {}
         self.locals: list[Any] = []
         self.intrinsics = intrinsics
+        self.tiles = TileFile()
 
     def block(self, body: list[Stmt]) -> None:
         for s in body:
@@ -88,6 +91,8 @@ class _Machine:
         elif s.op == "get":
             assert s.out is not None, "a get has a result"
             self.values[s.out.id] = args[0]
+        elif s.op == "tile":
+            self.tiles.step(s.attr, args)
         elif s.out is None:
             _EFFECTS[s.op](s, *args)
         elif s.op == "intrinsic":

@@ -47,10 +47,6 @@ class Platform(Protocol):
         """Zeroed private memory, in huge pages where possible."""
         ...
 
-    def allow_amx(self) -> bool:
-        """Ask for the permission to use AMX tiles; whether it was given."""
-        ...
-
 
 _FUTEX_CALL = ctypes.CFUNCTYPE(
     ctypes.c_int64,
@@ -101,12 +97,8 @@ class Portable:
     def reserve(self, nbytes: int) -> mmap.mmap:
         return mmap.mmap(-1, max(nbytes, 1))
 
-    def allow_amx(self) -> bool:
-        return False
-
 
 _FUTEX = {"x86_64": 202, "aarch64": 98}
-_ARCH_PRCTL, _REQ_XCOMP_PERM, _TILE_DATA = 158, 0x1023, 18
 
 
 class Linux(Portable):
@@ -143,11 +135,6 @@ class Linux(Portable):
         except (OSError, AttributeError):
             return memory
         return memory
-
-    def allow_amx(self) -> bool:
-        if self._machine != "x86_64":
-            return False
-        return self._libc.syscall(_ARCH_PRCTL, _REQ_XCOMP_PERM, _TILE_DATA) == 0
 
 
 @functools.cache

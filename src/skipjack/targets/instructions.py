@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skipjack.lang.half_products import from_bits, fused
 from skipjack.lang.program import BF16, F32, I1, I8, I16, I32, I64, Ty
 
 
@@ -31,6 +32,21 @@ DOT_U8_S8_512 = Instruction(
     "llvm.x86.avx512.vpdpbusd.512", "avx512vnni", I32.vec(16), (I32.vec(16), I8.vec(64), I8.vec(64)), _dot_u8_s8
 )
 
+DOT_U8_S8_128 = Instruction(
+    "llvm.aarch64.neon.usdot.v4i32.v16i8", "i8mm", I32.vec(4), (I32.vec(4), I8.vec(16), I8.vec(16)), _dot_u8_s8
+)
+
+
+def _dot_s8_s8(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Each i32 lane plus the products of its four signed bytes of a and b, wrapping."""
+    products = a.view(np.int8).astype(np.int64) * b.view(np.int8).astype(np.int64)
+    return (total.astype(np.int64) + products.reshape(-1, 4).sum(axis=1)).astype(np.int32)
+
+
+DOT_S8_S8_128 = Instruction(
+    "llvm.aarch64.neon.sdot.v4i32.v16i8", "dotprod", I32.vec(4), (I32.vec(4), I8.vec(16), I8.vec(16)), _dot_s8_s8
+)
+
 
 def _multiply_pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Each i32 lane: the products of two neighbouring i16 lanes added, wrapping."""
@@ -46,33 +62,11 @@ MULTIPLY_PAIRS_512 = Instruction(
 )
 
 
-def _without_denormals(x: np.ndarray) -> np.ndarray:
-    """x with zeros of the same sign for denormal numbers."""
-    return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)
-
-
-def _rounded_once(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """a * b + c in f32 for f32 whose products f64 holds exactly: the f64 sum is rounded to odd first."""
-    product, addend = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)
-    total = product + addend
-    rest = total - product
-    error = (product - (total - rest)) + (addend - rest)
-    bits = total.view(np.int64)
-    towards = np.where((error > 0) == (total > 0), 1, -1)
-    even = np.isfinite(total) & (error != 0) & (bits & 1 == 0)
-    return (bits + np.where(even, towards, 0)).view(np.float64).astype(np.float32)
-
-
-def _half(x: np.ndarray) -> np.ndarray:
-    """The f32 of bf16 bits."""
-    return (np.ascontiguousarray(x).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-
-
 def _dot_half(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Each f32 lane plus the product of its odd bf16, then of its even one: two fused steps without denormals."""
-    x, y, sums = _without_denormals(_half(a)), _without_denormals(_half(b)), _without_denormals(total)
+    x, y, sums = from_bits(a), from_bits(b), total
     for first in (1, 0):
-        sums = _without_denormals(_rounded_once(x[first::2], y[first::2], sums))
+        sums = fused(x[first::2], y[first::2], sums)
     return sums
 
 
@@ -127,6 +121,8 @@ LOOK_UP_FLOATS = Instruction(
 
 INSTRUCTIONS: tuple[Instruction, ...] = (
     DOT_U8_S8_512,
+    DOT_U8_S8_128,
+    DOT_S8_S8_128,
     MULTIPLY_PAIRS_256,
     MULTIPLY_PAIRS_512,
     DOT_BF16_512,

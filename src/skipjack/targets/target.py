@@ -13,6 +13,7 @@ import llvmlite.binding as llvm
 
 from skipjack.core import knobs
 from skipjack.core.errors import HardwareError
+from skipjack.targets.tiles import tiles_permitted
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,12 @@ AVX2 = Target("avx2", X86, "haswell", 32, 16, _AVX2)
 AVX512 = Target("avx512", X86, "skylake-avx512", 64, 32, _AVX512)
 AVX512_VNNI = Target("avx512vnni", X86, "icelake-server", 64, 32, _VNNI)
 AMX = Target("amx", X86, "sapphirerapids", 64, 32, _AMX)
-NEON = Target("neon", "aarch64-unknown-linux-gnu", "neoverse-n1", 16, 32, frozenset(["neon", "fp-armv8"]))
-KNOWN: tuple[Target, ...] = (AVX2, AVX512, AVX512_VNNI, AMX, NEON)
+ARM = "aarch64-unknown-linux-gnu"
+_NEON = frozenset(["neon", "fp-armv8"])
+NEON = Target("neon", ARM, "neoverse-n1", 16, 32, _NEON)
+NEON_DOTPROD = Target("neon-dotprod", ARM, "neoverse-n1", 16, 32, _NEON | {"dotprod"})
+NEON_I8MM = Target("neon-i8mm", ARM, "neoverse-n2", 16, 32, _NEON | {"dotprod", "i8mm"})
+KNOWN: tuple[Target, ...] = (AVX2, AVX512, AVX512_VNNI, AMX, NEON, NEON_DOTPROD, NEON_I8MM)
 
 
 @functools.cache
@@ -75,8 +80,9 @@ def host_features() -> frozenset[str]:
 def runnable() -> list[Target]:
     """The known targets that this machine can execute, weakest first."""
     if platform.machine().lower() in ("arm64", "aarch64"):
-        return [NEON]
-    return [t for t in KNOWN if t is not NEON and t.features <= host_features()]
+        return [t for t in KNOWN if t.triple == ARM and t.features <= host_features() | NEON.features]
+    found = [t for t in KNOWN if t.triple == X86 and t.features <= host_features()]
+    return found if AMX not in found or tiles_permitted() else [t for t in found if t is not AMX]
 
 
 @functools.cache
