@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+import skipjack.ops.all  # noqa: F401
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK, Graph, Node
 from skipjack.ir.types import tensor
