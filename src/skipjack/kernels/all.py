@@ -22,7 +22,6 @@ import skipjack.kernels.conv_winograd
 import skipjack.kernels.copy
 import skipjack.kernels.gather
 import skipjack.kernels.gemm
-import skipjack.kernels.gemm_bits
 import skipjack.kernels.gemm_half
 import skipjack.kernels.gemv
 import skipjack.kernels.integer_product
@@ -30,6 +29,7 @@ import skipjack.kernels.layout
 import skipjack.kernels.local_response
 import skipjack.kernels.matmul
 import skipjack.kernels.movement
+import skipjack.kernels.nbits
 import skipjack.kernels.nms
 import skipjack.kernels.non_zero
 import skipjack.kernels.norms
