@@ -48,13 +48,18 @@ _DENSE_BYTES, _SPARSE_BYTES = 24 * 1024, 40 * 1024
 
 @dataclass(frozen=True)
 class QuadConvSpec:
-    """What is compiled in. band: how inputs are copied, None where they are read in place. apart: several groups."""
+    """What is compiled in. band: how inputs are copied, None where they are read in place. apart: several groups.
+
+    sizes: in how many vectors blocks come; the last block of an image has `tail` positions more, at most four.
+    """
 
     sparse: bool
     band: BandSpec | None
     flat: bool
     apart: bool
     ragged: bool
+    sizes: tuple[int, ...]
+    tail: int
     epilogue: RowsEpilogue
 
 
@@ -70,6 +75,31 @@ def block_of(target: Target, sparse: bool) -> Block:
     return Block(6 if target.has("avx512vnni") else 4, _DENSE_BYTES, target.vl)
 
 
+def sum_bytes(b: Block) -> int:
+    """Sums of one map: a block and the positions that are more."""
+    return (b.vectors + 1) * b.lanes * 4
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Some vectors of positions of a band, from `position` on; the band has `count` of them. last: of the band."""
+
+    position: V
+    vectors: V
+    count: V
+    last: V
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step of the terms of four maps: inputs of the tile, number of the step, of the four maps, where sums wait."""
+
+    x: V
+    step: V
+    group: V
+    sums: V
+
+
 class _Unit:
     """Traces one part of the maps over one band of one image."""
 
@@ -79,7 +109,7 @@ class _Unit:
         self.lanes = target.vl
         self.vector = I32.vec(self.lanes)
         self.vector_bytes = 4 * self.lanes
-        self.pitch = self.block.vectors * self.vector_bytes
+        self.pitch = sum_bytes(self.block)
 
     def trace(self, unit: V) -> None:
         k, a = self.k, self.a
@@ -94,11 +124,13 @@ class _Unit:
         else:
             row = self.first if self.s.flat else band * a.band_rows
             x = self._copied(self.s.band, x, row)
-        vectors = (count + (self.lanes - 1)) // self.lanes
-        tiles = (vectors + (self.block.vectors - 1)) // self.block.vectors
+        vectors = count // self.lanes if self.s.tail else (count + (self.lanes - 1)) // self.lanes
+        most = self.block.most(self.s.tail)
+        tiles = (vectors + (most - 1)) // most
         with k.loop(tiles) as tile:
             low = tile * vectors // tiles
-            self._tile(x.at(low * self.vector_bytes), low * self.lanes, (tile + 1) * vectors // tiles - low, count)
+            t = Tile(low * self.lanes, (tile + 1) * vectors // tiles - low, count, tile.eq(tiles - 1))
+            self._tile(x.at(low * self.vector_bytes), t)
 
     def _copied(self, band: BandSpec, x: V, row: V) -> V:
         """Where the copy of the first channels would lie; only those that this part reads are copied."""
@@ -112,68 +144,91 @@ class _Unit:
         copy_band(k, self.lanes, band, Band(x, row, scratch, first * a.joined_fours, fours))
         return scratch.at(0 - first * a.joined_bytes)
 
-    def _tile(self, x: V, position: V, vectors: V, count: V) -> None:
+    def _tile(self, x: V, tile: Tile) -> None:
         k, a = self.k, self.a
         with k.loop(a.steps) as step, k.loop(self.group_hi, self.group_lo) as group:
             sums = k.scratch.at((group - self.group_lo) * a.sum_pitch)
             own = x.at(group // a.joined_maps * a.joined_bytes) if self.s.apart else x
-            self._choose(1, self.block.vectors, vectors, own, step, group, sums)
+            block = _Step(own, step, group, sums)
+            if self.s.tail:
+                k.branch(
+                    tile.last,
+                    lambda block=block: self._choose(tile.vectors, block, True),
+                    lambda block=block: self._choose(tile.vectors, block, False),
+                )
+            else:
+                self._choose(tile.vectors, block, False)
             with k.when(step.eq(a.steps - 1)):
-                self._finish(sums, group * 4, position, vectors, count)
+                self._finish(sums, group * 4, tile)
 
-    def _choose(self, low: int, high: int, vectors: V, x: V, step: V, group: V, sums: V) -> None:
+    def _choose(self, vectors: V, block: _Step, tail: bool) -> None:
         """The block of as many vectors as there are."""
-        if low == high:
-            body = self._sparse if self.s.sparse else self._dense
-            body(low, x, step, group, sums)
-            return
-        middle = (low + high) // 2
-        self.k.branch(
-            vectors <= middle,
-            lambda: self._choose(low, middle, vectors, x, step, group, sums),
-            lambda: self._choose(middle + 1, high, vectors, x, step, group, sums),
-        )
 
-    def _dense(self, count: int, x: V, step: V, group: V, sums: V) -> None:
-        k, a = self.k, self.a
-        rows = [sums.at(r * self.pitch) for r in range(4)]
+        def one(low: int, high: int) -> None:
+            middle = (low + high) // 2
+            if low < high:
+                self.k.branch(vectors <= sizes[middle], lambda: one(low, middle), lambda: one(middle + 1, high))
+            elif self.s.sparse:
+                self._sparse(sizes[low], block)
+            else:
+                self._dense(sizes[low], block, tail)
+
+        # The last block is never smaller than another one.
+        sizes = self.s.sizes[-1:] if tail else self.s.sizes
+        one(0, len(sizes) - 1)
+
+    def _dense(self, count: int, b: _Step, tail: bool) -> None:
+        k, a, wide = self.k, self.a, self.vector_bytes
+        rows = [b.sums.at(r * self.pitch) for r in range(4)]
         acc = [[k.var(k.zero(self.vector)) for _ in range(count)] for _ in rows]
-        with k.when(step > 0):
-            for row, p in zip(acc, rows, strict=True):
-                for t, total in enumerate(row):
-                    total.set(p.at(t * self.vector_bytes).load(self.vector))
-        first = step * a.step
+        places = [[p.at(t * wide) for t in range(count)] for p in rows]
+        if tail:
+            # Four positions of four maps: neighbouring lanes are maps.
+            acc[0].append(k.var(k.zero(self.vector)))
+            places[0].append(rows[0].at(count * wide))
+        held = [pair for row in zip(acc, places, strict=True) for pair in zip(*row, strict=True)]
+        with k.when(b.step > 0):
+            for total, p in held:
+                total.set(p.load(self.vector))
+        first = b.step * a.step
         with k.loop(k.min(first + a.step, a.terms), first) as term:
-            inputs = x.at(a.offsets.at(term, 4).load(I32))
-            weights_at = a.w.at((group * a.terms + term) * 16)
+            inputs = b.x.at(a.offsets.at(term, 4).load(I32))
+            weights_at = a.w.at((b.group * a.terms + term) * 16)
             weights = [broadcast4(weights_at.at(4 * r), self.lanes) for r in range(4)]
             for t in range(count):
-                value = inputs.at(t * self.vector_bytes).load(self.vector)
+                value = inputs.at(t * wide).load(self.vector)
                 for r, w in enumerate(weights):
                     acc[r][t].set(dot4(k, self.target, acc[r][t].get(), value, w))
-        for row, p in zip(acc, rows, strict=True):
-            for t, total in enumerate(row):
-                p.at(t * self.vector_bytes).store(total.get())
+            if tail:
+                value = inputs.at(count * wide).load(I32.vec(4)).shuffle([i // 4 for i in range(16)])
+                four = weights_at.load(I32.vec(4)).shuffle([i % 4 for i in range(16)])
+                acc[0][count].set(dot4(k, self.target, acc[0][count].get(), value, four))
+        for total, p in held:
+            p.store(total.get())
+        if tail:
+            with k.when(b.step.eq(a.steps - 1)):
+                for r, p in enumerate(rows):
+                    p.at(count * wide).store(acc[0][count].get().shuffle([4 * (i % 4) + r for i in range(16)]))
 
-    def _sparse(self, count: int, x: V, step: V, group: V, sums: V) -> None:
+    def _sparse(self, count: int, b: _Step) -> None:
         k, a = self.k, self.a
         with k.loop(4) as r:
-            place = sums.at(r * self.pitch)
+            place = b.sums.at(r * self.pitch)
             acc = [k.var(k.zero(self.vector)) for _ in range(count)]
-            with k.when(step > 0):
+            with k.when(b.step > 0):
                 for t, total in enumerate(acc):
                     total.set(place.at(t * self.vector_bytes).load(self.vector))
-            starts = a.starts.at(step * a.map_groups * 4 + group * 4 + r, 4)
+            starts = a.starts.at((b.step * a.map_groups + b.group) * 4 + r, 4)
             with k.loop(starts.at(4).load(I32).sext(I64), starts.load(I32).sext(I64)) as entry:
                 at = a.w.at(entry, 8)
-                inputs, w = x.at(at.load(I32)), broadcast4(at.at(4), self.lanes)
+                inputs, w = b.x.at(at.load(I32)), broadcast4(at.at(4), self.lanes)
                 for t, total in enumerate(acc):
                     value = inputs.at(t * self.vector_bytes).load(self.vector)
                     total.set(dot4(k, self.target, total.get(), value, w))
             for t, total in enumerate(acc):
                 place.at(t * self.vector_bytes).store(total.get())
 
-    def _finish(self, sums: V, row: V, position: V, vectors: V, count: V) -> None:
+    def _finish(self, sums: V, row: V, tile: Tile) -> None:
         """The epilogue of four maps."""
         k, a, e = self.k, self.a, self.s.epilogue
         for r in range(0, 4, e.wide):
@@ -185,12 +240,13 @@ class _Unit:
                 places = [self._words(getattr(a, f"e{i}"), d, row + r, at) for i, (_, d) in _full(e)]
                 end.store(acc, self._words(a.y, e.output, row + r, at), places, mask)
 
+            vectors = tile.vectors + k.select(tile.last, k.i64(1), 0) if self.s.tail else tile.vectors
             with k.loop(vectors) as t:
-                here = position + t * self.lanes
+                here = tile.position + t * self.lanes
                 k.branch(
-                    here + self.lanes <= count,
+                    here + self.lanes <= tile.count,
                     lambda t=t, here=here, store=store: store(t, here, None),
-                    lambda t=t, here=here, store=store: store(t, here, k.below(count - here, self.lanes)),
+                    lambda t=t, here=here, store=store: store(t, here, k.below(tile.count - here, self.lanes)),
                 )
 
     def _words(self, p: V, dtype: DType, row: V, position: V) -> Words:
@@ -251,7 +307,7 @@ def _sizes(g: Geometry, terms: int, parts: np.ndarray) -> dict[str, int]:
     """The argument words of the kernel."""
     s, j = g.s, g.joined
     size, steps = s.size[1] * s.size[2] * 4, -(-terms // g.step)
-    pitch = g.block.vectors * g.block.lanes * 4 * 4
+    pitch = 4 * sum_bytes(g.block)
     most = int(np.diff(parts).max()) if steps > 1 else 1
     fours = -(-s.channels // 4)
     return {
@@ -270,7 +326,8 @@ def _launch(work: Work, g: Geometry, sparse: bool) -> Launch:
     parts = parts_of(g, amounts, work.threads)
     assert w.value is not None, "only constant weights are accepted"
     sizes = _sizes(g, g.terms * (1 if sparse else summands(w.value)), parts)
-    spec = QuadConvSpec(sparse, _band(g), g.flat, g.apart, g.s.maps % 4 != 0, rows_epilogue(work))
+    tail = 0 if sparse else g.tail
+    spec = QuadConvSpec(sparse, _band(g), g.flat, g.apart, g.s.maps % 4 != 0, g.sizes(tail), tail, rows_epilogue(work))
     extras = [b.place for b in extras_of(work)]
     words = [sizes[name] for name in _WORDS]
     if spec.band is not None:

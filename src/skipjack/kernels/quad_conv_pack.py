@@ -31,6 +31,10 @@ class Block:
     bytes: int
     lanes: int
 
+    def most(self, tail: int) -> int:
+        """The most vectors of a block; a few positions more take the registers of one vector."""
+        return self.vectors - 1 if tail else self.vectors
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -131,6 +135,22 @@ class Geometry:
         """Scratch for a band; vectors at its end may reach beyond it."""
         slack = (self.block.vectors + 1) * self.block.lanes * 4
         return -(-(self.span * self.group_bytes + slack) // _LINE) * _LINE if self.copied else 0
+
+    @property
+    def tail(self) -> int:
+        """Positions behind the last whole vector where a kernel takes them as four lanes of maps each; else 0."""
+        rest = self.s.pixels % self.block.lanes
+        single = self.bands == 1 and self.copied and self.block.lanes == 16 and self.s.pixels > 16
+        return rest if single and rest <= 4 else 0
+
+    def sizes(self, tail: int) -> tuple[int, ...]:
+        """In how many vectors the blocks of all bands come, ascending."""
+        most, found = self.block.most(tail), set[int]()
+        for count in (self.positions, self.s.pixels - (self.bands - 1) * self.positions):
+            vectors = count // self.block.lanes if tail else -(-count // self.block.lanes)
+            tiles = -(-vectors // most)
+            found |= {vectors // tiles, -(-vectors // tiles)}
+        return tuple(sorted(found))
 
     @property
     def step(self) -> int:
