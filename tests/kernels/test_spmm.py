@@ -7,10 +7,12 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 from harness import TARGETS, run_lowering, target_id
+from tests.kernels.compare import make_node, site_of
 
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK, Node
-from skipjack.kernels.spmm import SPMM, groups_of
+from skipjack.kernels.launch import Bound, Place, Plainly, Work
+from skipjack.kernels.spmm import SPMM, cost_us, groups_of
 from skipjack.kernels.spmm_pack import BLOCK_K, SEGMENT_WORDS, blocks_of, pack_stream
 from skipjack.lang.expr import Expr, arg, evaluate, unary
 from skipjack.targets.target import Target
@@ -123,3 +125,19 @@ def test_groups_are_bounded_and_enough() -> None:
         assert rows / groups_of(rows, 1) <= 768
         for threads in (2, 8, 64):
             assert groups_of(rows, threads) >= min(threads, rows // 32)
+
+
+def test_few_zeros_are_refused_and_more_zeros_cost_less() -> None:
+    x, costs = made(100, 300), list[float]()
+    for zeros in (0.2, 0.5, 0.8, 0.95):
+        w = sparse(300, 200, zeros)
+        w[:, 3::7] = 1
+        node = make_node("Linear", [x, w], domain=SKIPJACK)
+        site = site_of(node, [x, w], [np.zeros((100, 200), np.float32)], [1], TARGETS[-1])
+        assert bool(SPMM.accepts(site)) is (zeros == 0.2)
+        nowhere = Place(-1)
+        bound = [Bound("x", F, x.shape, nowhere), Bound("w", F, w.shape, nowhere, value=w)]
+        work = Work(node, bound, [Bound("y", F, (100, 200), nowhere)], Plainly(), TARGETS[-1])
+        costs.append(cost_us(work))
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < costs[0] / 3

@@ -31,6 +31,7 @@ _GROUP_ROWS = 768
 _LEAST_ROWS = 32
 _CHUNK_TILES = 2
 _UNITS_PER_THREAD = 3
+_MOST_DENSITY = 0.65
 _WORDS = ("positions", "depth", "rows", "tiles", "blocks", "groups", "chunk")
 
 
@@ -176,8 +177,8 @@ def _lower(work: Work) -> list[Launch]:
         return []
     groups, tiles = groups_of(rows, work.threads), -(-positions // TILE)
     packed = work.memory.packed(w, f"spmm{groups}", lambda a: pack_stream(a, groups))
-    chunk = _CHUNK_TILES if tiles * groups >= _CHUNK_TILES * _UNITS_PER_THREAD * work.threads else 1
-    chunk = _CHUNK_TILES if work.threads == 1 else chunk
+    enough = tiles * groups >= _CHUNK_TILES * _UNITS_PER_THREAD * work.threads
+    chunk = _CHUNK_TILES if enough or work.threads == 1 else 1
     extras = [b.place for b in extras_of(work)]
     words = (positions, depth, rows, tiles, blocks_of(depth), groups, chunk)
     spec = KernelSpec("spmm", (rows_epilogue(work),))
@@ -192,6 +193,8 @@ def _accepts(site: Site) -> str:
         return "its weight is not constant"
     if x.dtype is not DType.F32 or not _is_float(w):
         return f"computes in f32, the input is {x.dtype.value}"
+    if zeros_of(w).density > _MOST_DENSITY:
+        return "too few weights are zero"
     words = (DType.F32, DType.I32)
     wide = [t for t in site.inputs[2:] if t is not None and t.rank != 1 and t.dtype not in words]
     if y is None or y.dtype is not DType.F32 or wide:
@@ -206,12 +209,18 @@ def _is_float(w: np.ndarray) -> bool:
 
 
 def cost_us(work: Work) -> float:
-    """Microseconds by entries and rows, from measured rates."""
-    w, y = work.input(1), work.output()
+    """Microseconds by entries and started rows, from measured rates; a tile that is not full takes fewer vectors."""
+    w, positions = work.input(1), prod(work.output().shape[:-1])
     assert w.value is not None, "accepts lets only constant weights pass"
     depth, rows = w.shape
-    lines = -(-(prod(y.shape[:-1])) // 16)
-    return lines * (zeros_of(w.value).nonzeros * 0.00045 + rows * blocks_of(depth) * 0.003)
+    entries, starts = zeros_of(w.value).nonzeros, rows * blocks_of(depth)
+    full, rest = divmod(positions, TILE)
+    quarters = -(-4 * rest // TILE)
+    return full * _tile_us(entries, starts, 4) + (_tile_us(entries, starts, quarters) if quarters else 0.0)
+
+
+def _tile_us(entries: int, starts: int, quarters: int) -> float:
+    return entries * (0.00044 + 0.00025 * quarters) + starts * (0.0003 + 0.0008 * quarters)
 
 
 SPMM = lowering(Lowering("spmm_f32", SKIPJACK, "Linear", _accepts, _lower, "columns", 5, cost_us))
