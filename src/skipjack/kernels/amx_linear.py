@@ -261,7 +261,7 @@ _TILE_US, _ROWS_US, _DENSE_US = 0.0077, 0.026, 0.0110
 
 
 def _cost(skipped: bool) -> Callable[[Work], float]:
-    """Microseconds from measured rates per 16 positions: of a tile of weights, and of a row of tiles that skips some."""
+    """Microseconds from measured rates per 16 positions: of a tile of weights, and of a row of tiles with gaps."""
 
     def cost(work: Work) -> float:
         w, y = work.input(1), work.output()
