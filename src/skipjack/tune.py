@@ -209,7 +209,7 @@ def measure_rates(
             times = time_ways(work, ways, timer, team)
             for way in ways:
                 predicted = way.cost(work) if way.cost is not None else moved_us(work)
-                found.append(Timing(way.name, class_of(work), predicted, times[way.name]))
+                found.append(Timing(way.name, class_of(work), predicted, times[way.name], way.lower.__module__))
     finally:
         team.close()
     return found

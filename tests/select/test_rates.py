@@ -11,11 +11,25 @@ import pytest
 
 import skipjack.kernels.all  # noqa: F401
 from skipjack.kernels.digest import sources_digest
+from skipjack.kernels.launch import lowerings
 from skipjack.select import rates
 from skipjack.select.choose import plan
 from skipjack.select.nominal import Nominal
 from skipjack.select.prices import Prices
-from skipjack.select.rates import ANY, Rates, Timing, class_of, cpu_name, current, fit, parse, text_of, write_whole
+from skipjack.select.rates import (
+    ANY,
+    Rates,
+    Timing,
+    class_of,
+    corrected_us,
+    cpu_name,
+    current,
+    fit,
+    module_digest,
+    parse,
+    text_of,
+    write_whole,
+)
 from skipjack.select.sample_layers import Sample, samples
 from skipjack.targets.target import KNOWN, host
 
@@ -41,7 +55,8 @@ def test_a_table_is_read_as_it_was_written() -> None:
         {"version": 2}, {"cpu": 3}, {"source": "x" * 201}, {"source": "a\u001b[2J"}, {"factors": []},
         {"factors": {"w": 1}}, {"factors": {"w": {"*": "fast"}}}, {"factors": {"w": {"*": 0}}},
         {"factors": {"w": {"*": -1.0}}}, {"factors": {"w": {"*": 1e9}}}, {"factors": {"w": {"*": True}}},
-        {"factors": {"w": {"*": float("nan")}}}, {"factors": {"w": {str(i): 1 for i in range(10_001)}}},
+        {"factors": {"w": {"*": float("nan")}}}, {"sources": [1]}, {"sources": {"w": 1}},
+        {"factors": {"w": {str(i): 1 for i in range(10_001)}}},
     ],
     ids=lambda c: str(c)[:40],
 )  # fmt: skip
@@ -80,7 +95,7 @@ def test_a_table_is_used_on_its_cpu_with_its_kernels_alone(own_file: Path) -> No
 
 @pytest.mark.parametrize("target", KNOWN, ids=lambda t: t.name)
 def test_tables_that_ship_are_valid(target: Any) -> None:
-    for cpu in ("znver4", "unheard-of"):
+    for cpu in ("znver4", "sapphirerapids", "unheard-of"):
         assert rates._shipped(target.name, cpu).target in (target.name, ANY)
 
 
@@ -113,6 +128,18 @@ def test_a_plan_follows_the_rates_and_keeps_the_runner_up() -> None:
     assert second.name not in slow
     assert {w.name for w in chosen.candidates} <= {w.name for w in (*second.candidates, *second.others)}
     assert len(second.predicted) == len(chosen.predicted) > 1
+
+
+def test_factors_of_a_module_that_changed_count_no_more() -> None:
+    graph, node = LAYER.graph()
+    work = Nominal(graph, host()).work(node)
+    way = next(w for w in lowerings("skipjack", "Conv") if w.name == "conv_direct")
+    assert way.cost is not None
+    factors = {way.name: {ANY: 3.0}}
+    same = Rates(factors=factors, sources={way.name: module_digest(way.lower.__module__)})
+    other = Rates(factors=factors, sources={way.name: "another"})
+    assert corrected_us(same, way, work) == 3.0 * way.cost(work) == corrected_us(Rates(factors=factors), way, work)
+    assert corrected_us(other, way, work) == way.cost(work)
 
 
 def test_a_plan_follows_measured_times_over_predictions() -> None:

@@ -14,7 +14,7 @@ from skipjack.core.errors import ConfigError
 from skipjack.core.knobs import check_environment
 from skipjack.cpu import cpu_architecture
 from skipjack.kernels.digest import sources_digest
-from skipjack.select.rates import Rates, cpu_name, current, fit, text_of, tune_file, write_whole
+from skipjack.select.rates import Rates, cpu_name, current, fit, module_digest, text_of, tune_file, write_whole
 from skipjack.select.sample_layers import samples
 from skipjack.session.progress import progress
 from skipjack.targets.target import Target, host
@@ -50,7 +50,8 @@ def _measure(quick: bool, path: Path, target: Target) -> None:
     timings = measure_rates((layers[i].graph() for i in steps), target)
     source = f"tuned on {cpu_architecture().vendor_model}, {datetime.date.today().isoformat()}"
     try:
-        write_whole(path, text_of(Rates(cpu_name(), target.name, sources_digest(), source, fit(timings))))
+        factors, sources = fit(timings), {t.way: module_digest(t.module) for t in timings}
+        write_whole(path, text_of(Rates(cpu_name(), target.name, sources_digest(), source, factors, sources)))
     except OSError as error:
         raise ConfigError(
             f"could not write {path}: {error.strerror or error}; name another file with --output"

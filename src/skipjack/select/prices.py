@@ -36,7 +36,7 @@ class Prices:
 
     def moved_us(self, ways: Sequence[Lowering], work: Work) -> float:
         """The time that the bytes of a node take, corrected where the best of its ways has no prediction."""
-        factor = self.rates.factor(ways[0].name, class_of(work)) if ways[0].name in self.rates.factors else 1.0
+        factor = self.rates.factor(ways[0].name, class_of(work)) if self.rates.knows(ways[0]) else 1.0
         return moved_us(work) * factor
 
     def ranked(self, ways: Sequence[Lowering], work: Work) -> tuple[Lowering, ...]:

@@ -1,15 +1,18 @@
 """Corrections of predicted times, measured on a CPU: how much longer or shorter a lowering takes than its cost says.
 
-A table holds factors by lowering and class of layer. The first of these that is for this target is used: the one that
-`skipjack tune` stored for this CPU and these kernels, the one that ships for this CPU, the one that ships for any CPU.
+A table holds factors by lowering and class of layer. The first that exists is used: the one that `skipjack tune` stored
+for this CPU and these kernels, the one that ships for this CPU, the one that ships for its family.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import inspect
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -33,6 +36,18 @@ _VERSION = 1
 _MOST_BYTES = 1 << 20
 _MOST_ENTRIES = 10_000
 _FACTORS = (1e-3, 1e3)
+_FAMILIES: dict[str, str] = dict.fromkeys(
+    (
+        "skylake-avx512",
+        "cascadelake",
+        "cooperlake",
+        "icelake-server",
+        "sapphirerapids",
+        "emeraldrapids",
+        "graniterapids",
+    ),
+    "xeon",
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,8 @@ class Rates:
     """factors: lowering -> class of layer, or ANY for its other classes -> measured time / predicted time.
 
     cpu is LLVM's name of the CPU (ANY: all), target that of the instruction set, kernels the digest of what was timed
-    (empty: not checked). source says for people where the table comes from.
+    (empty: not checked). sources: lowering -> hash of its module when it was timed; where a module is another one now,
+    the factors of the lowering count no more. source says for people where the table comes from.
     """
 
     cpu: str = ANY
@@ -48,11 +64,24 @@ class Rates:
     kernels: str = ""
     source: str = "predictions as written"
     factors: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
+    sources: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def knows(self, way: Lowering) -> bool:
+        """Whether there are factors for a lowering as it is now."""
+        if way.name not in self.factors:
+            return False
+        return way.name not in self.sources or self.sources[way.name] == module_digest(way.lower.__module__)
 
     def factor(self, way: str, layer: str) -> float:
         """The correction for a lowering at a class of layer, 1 when nothing is known."""
         known = self.factors.get(way, {})
         return known.get(layer, known.get(ANY, 1.0))
+
+
+@functools.cache
+def module_digest(module: str) -> str:
+    """A hash of a module's source."""
+    return hashlib.sha256(inspect.getsource(sys.modules[module]).encode()).hexdigest()[:16]
 
 
 def class_of(work: Work) -> str:
@@ -126,9 +155,9 @@ def _bounded(path: Path) -> str:
 
 @functools.cache
 def _shipped(target: str, cpu: str) -> Rates:
-    """The table that comes along; for any CPU when there is none for this one."""
+    """The table that comes along for a CPU, else for its family; else the predictions as they are written."""
     folder = files("skipjack.select") / "tables"
-    for name in (f"{cpu}-{target}.json", f"any-{target}.json"):
+    for name in (f"{cpu}-{target}.json", f"{_FAMILIES.get(cpu, ANY)}-{target}.json"):
         entry = folder / name
         if entry.is_file():
             return parse(entry.read_text(encoding="utf-8"))
@@ -148,7 +177,10 @@ def parse(text: str) -> Rates:
     if not all(isinstance(w, str) and len(w) <= 200 and w.isprintable() for w in words):
         raise ValueError("cpu, target, kernels and source are short texts")
     cpu, target, kernels, source = cast("list[str]", words)
-    return Rates(cpu, target, kernels, source, _factors(facts.get("factors")))
+    sources = facts.get("sources", {})
+    if not isinstance(sources, dict) or not all(type(s) is str for s in cast("dict[Any, Any]", sources).values()):
+        raise ValueError("sources are an object of texts")
+    return Rates(cpu, target, kernels, source, _factors(facts.get("factors")), cast("dict[str, str]", sources))
 
 
 def _factors(value: Any) -> dict[str, dict[str, float]]:
@@ -184,12 +216,13 @@ def write_whole(path: Path, text: str) -> None:
 
 @dataclass(frozen=True)
 class Timing:
-    """A lowering at one layer: what its cost says and what was measured."""
+    """A lowering (of a module) at one layer: what its cost says and what was measured."""
 
     way: str
     layer: str
     predicted_us: float
     measured_us: float
+    module: str = __name__
 
 
 def fit(timings: list[Timing]) -> dict[str, dict[str, float]]:
@@ -210,4 +243,4 @@ def corrected_us(rates: Rates, way: Lowering, work: Work) -> float | None:
     if way.cost is None:
         return None
     predicted = way.cost(work)
-    return predicted * rates.factor(way.name, class_of(work)) if way.name in rates.factors else predicted
+    return predicted * rates.factor(way.name, class_of(work)) if rates.knows(way) else predicted
