@@ -12,6 +12,7 @@ from skipjack.passes.cancel_transposes import CancelTransposes
 from skipjack.passes.canonicalise_attention import CanonicaliseAttention
 from skipjack.passes.canonicalise_contractions import CanonicaliseContractions
 from skipjack.passes.decompose_norms import DecomposeNorms
+from skipjack.passes.decompose_quantised_operators import DecomposeQuantisedOperators
 from skipjack.passes.decompose_selections import DecomposeSelections
 from skipjack.passes.eliminate_dead_code import EliminateDeadCode
 from skipjack.passes.expand_attention import ExpandAttention
@@ -26,7 +27,8 @@ from skipjack.passes.fuse_pointwise import FusePointwise
 from skipjack.passes.inline_constant_branches import InlineConstantBranches
 from skipjack.passes.merge_common_subexpressions import MergeCommonSubexpressions
 from skipjack.passes.move_codes import MoveCodes
-from skipjack.passes.propagate_types import PropagateTypes
+from skipjack.passes.pack_weight_codes import PackWeightCodes
+from skipjack.passes.propagate_types import PropagateTypes, remembering
 from skipjack.passes.recognise_attention import RecogniseAttention
 from skipjack.passes.recognise_normalization import RecogniseNormalization
 from skipjack.passes.recognise_rotary import RecogniseRotary
@@ -65,6 +67,8 @@ PASSES: tuple[Pass, ...] = (
     CanonicaliseAttention(),
     ExpandAttention(),
     InlineConstantBranches(),
+    # Folding would make their weights floats.
+    PackWeightCodes(),
     FoldConstants(),
     # Folding may have made conditions constant, and inlining makes more constants.
     InlineConstantBranches(),
@@ -73,6 +77,7 @@ PASSES: tuple[Pass, ...] = (
     ReplaceSizeArithmetic(),
     RemoveNoOps(),
     MergeCommonSubexpressions(),
+    DecomposeQuantisedOperators(),
     MoveCodes(),
     # Weights have moved as well.
     FoldConstants(),
@@ -112,13 +117,14 @@ PASSES: tuple[Pass, ...] = (
 
 def run(graph: Graph, options: Options = Options(), passes: Sequence[Pass] = PASSES) -> Graph:
     """The graph after all passes; every value of the result has its type."""
-    graph = PropagateTypes().apply(graph)
-    for step in passes:
-        if step.name in options.without:
-            continue
-        graph = apply_everywhere(step, graph)
-        if options.on_stage is not None:
-            options.on_stage(step.name, graph)
+    with remembering():
+        graph = PropagateTypes().apply(graph)
+        for step in passes:
+            if step.name in options.without:
+                continue
+            graph = apply_everywhere(step, graph)
+            if options.on_stage is not None:
+                options.on_stage(step.name, graph)
     return graph
 
 

@@ -6,7 +6,9 @@ from a Shape still has a known (symbolic) result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -88,14 +90,61 @@ def _step(node: Node, graph: Graph, state: _State) -> Node:
         [state.values.get(i) if i else None for i in node.inputs],
         typed_body,
     )
-    _check_inputs(node, facts)
-    for name, new in zip(node.outputs, _guarded(node, lambda: list(op.infer(facts)))):
+    before = _remembered(node, facts)
+    if before is None:
+        _check_inputs(node, facts)
+    inferred = _guarded(node, lambda: list(op.infer(facts))) if before is None else before.types
+    for name, new in zip(node.outputs, inferred):
         if name:
             state.types[name] = _more_precise(new, graph.types.get(name))
-    for name, value in zip(node.outputs, _known_outputs(op, facts, node, state)):
+    values = _known_outputs(op, facts, node, state) if before is None else before.values
+    for name, value in zip(node.outputs, values):
         if name and value is not None:
             state.values[name] = value
+    if before is None and not bodies:
+        _remember(node, facts, inferred, values)
     return _with_bodies(node, bodies)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a node's outputs were, given its input types and known values."""
+
+    facts: Infer
+    types: Sequence[ValueType]
+    values: Sequence[Known | None]
+
+
+class _Memory(threading.local):
+    """The answers of one run of the passes, by node; None outside of one."""
+
+    answers: dict[int, _Answer] | None = None
+
+
+_memory = _Memory()
+
+
+@contextlib.contextmanager
+def remembering() -> Generator[None, None, None]:
+    """While this lasts, a node that stays as it was, with inputs that stay as they were, is not looked at again."""
+    outer, _memory.answers = _memory.answers, {}
+    try:
+        yield
+    finally:
+        _memory.answers = outer
+
+
+def _remembered(node: Node, facts: Infer) -> _Answer | None:
+    found = _memory.answers.get(id(node)) if _memory.answers is not None else None
+    if found is None or found.facts.node is not node:
+        return None
+    same = all(a is b for a, b in zip(facts.types, found.facts.types, strict=True))
+    return found if same and all(a is b for a, b in zip(facts.values, found.facts.values, strict=True)) else None
+
+
+def _remember(node: Node, facts: Infer, types: Sequence[ValueType], values: Sequence[Known | None]) -> None:
+    if _memory.answers is not None:
+        _memory.answers[id(node)] = _Answer(facts, types, values)
 
 
 def _with_known_branch(node: Node, state: _State) -> Node:
