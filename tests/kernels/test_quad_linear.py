@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.kernels.compare import close, make_node, pick, site_of
+from tests.kernels.compare import close, make_node, site_of
 from tests.kernels.harness import TARGETS, run_lowering, target_id
 
 import skipjack.kernels.quad_dense
 import skipjack.kernels.quad_sparse  # noqa: F401
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK
+from skipjack.kernels.launch import Lowering, lowerings
 from skipjack.kernels.quad_pack import Cut, pack_dense, pack_fours, panel_starts, term_count, terms_of
 from skipjack.lang.expr import Expr, arg, cast, maximum, minimum, unary
 from skipjack.ops.execute import run_node
@@ -25,7 +26,18 @@ ALL = (*TARGETS, AVX512_VNNI)
 NAMES = ("linear_quads", "linear_fours")
 SUMS = arg(0, I32)
 REAL = cast(SUMS + arg(1, I32), F32) * arg(2, F32) + arg(3, F32)
-SIZES = [(1, 1, 1), (3, 5, 4), (4, 4, 16), (7, 13, 17), (64, 12, 63), (65, 11, 64), (9, 6, 128), (20, 9, 193), (130, 25, 65), (260, 40, 130)]
+SIZES = [
+    (1, 1, 1),
+    (3, 5, 4),
+    (4, 4, 16),
+    (7, 13, 17),
+    (64, 12, 63),
+    (65, 11, 64),
+    (9, 6, 128),
+    (20, 9, 193),
+    (130, 25, 65),
+    (260, 40, 130),
+]
 
 
 def codes(x: Expr, zero: float, dtype: DType = U8) -> Expr:
@@ -60,19 +72,24 @@ def vectors(m: int) -> list[np.ndarray]:
 def compare(
     name: str, inputs: Sequence[np.ndarray], expr: Expr, target: Target, constants: Sequence[int], **tolerance: Any
 ) -> None:
-    """Outputs equal the reference and do not depend on the number of threads."""
+    """Outputs equal the reference and do not depend on the number of threads or the layout of the output."""
     node = make_node("Linear", inputs, attrs={"epilogue": expr}, domain=SKIPJACK)
     (want,) = run_node(node, list(inputs))
-    entry = pick(node, name)
-    assert not entry.accepts(site_of(node, inputs, [want], constants, target))
     first = b""
-    for threads in (1, 3):
+    for layouts, threads in (("columns", 1), ("columns", 3), ("columns>plain", 1), ("columns>plain", 3)):
+        entry = way(name, layouts)
+        assert not entry.accepts(site_of(node, inputs, [want], constants, target))
         (got,) = run_lowering(
             entry, node, inputs, [(expr.dtype, want.shape)], constants=constants, target=target, threads=threads
         )
-        close(got, want, tolerance.get("rtol", 0.0), tolerance.get("atol", 0.0), f"{name} on {target.name}")
-        assert not first or first == got.tobytes()
+        message = f"{name} {layouts} on {target.name}"
+        close(got, want, tolerance.get("rtol", 0.0), tolerance.get("atol", 0.0), message)
+        assert not first or first == got.tobytes(), message
         first = got.tobytes()
+
+
+def way(name: str, layouts: str) -> Lowering:
+    return next(e for e in lowerings(SKIPJACK, "Linear") if e.name == name and e.layouts == layouts)
 
 
 @pytest.mark.parametrize("target", ALL, ids=target_id)
@@ -111,6 +128,7 @@ def test_epilogues(m: int, p: int, name: str, target: Target) -> None:
     scalar = np.array([0.3], np.float32)
     close_to = {"rtol": 1e-5, "atol": 1e-6}
     compare(name, given, REAL, target, constants, **close_to)
+    compare(name, given, cast(REAL, DType.F16), target, constants, rtol=1e-3, atol=1e-3)
     compare(name, given, codes(REAL, 3.0), target, constants, atol=1)
     compare(name, given, codes(REAL * 9.0, -3.0, I8), target, constants, atol=1)
     compare(name, [*given, residual], REAL + arg(4, F32), target, constants, **close_to)
@@ -172,6 +190,6 @@ def test_refuses_signed_inputs_and_running_weights() -> None:
     node = make_node("Linear", [x, w], attrs={"epilogue": SUMS}, domain=SKIPJACK)
     out = np.zeros((4, 4), np.int32)
     for name in NAMES:
-        entry = pick(node, name)
+        entry = way(name, "columns")
         assert "constant" in entry.accepts(site_of(node, [x, w], [out], (), AVX2))
         assert "unsigned" in entry.accepts(site_of(node, [x.view(np.int8), w], [out], (1,), AVX2))

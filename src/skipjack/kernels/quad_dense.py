@@ -11,12 +11,20 @@ from dataclasses import dataclass
 from skipjack.ir.graph import SKIPJACK
 from skipjack.kernels.column_pointwise import PITCH_BYTES
 from skipjack.kernels.dot import dot4
-from skipjack.kernels.epilogue import extras_of
+from skipjack.kernels.epilogue import Epilogue, extras_of
 from skipjack.kernels.gemm import part
 from skipjack.kernels.kinds import TILE
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Work, generator, lowering
-from skipjack.kernels.positions import RowsEpilogue, rows_epilogue
-from skipjack.kernels.quad_finish import Sums, accepts_integers, finish
+from skipjack.kernels.positions import RowsEpilogue
+from skipjack.kernels.quad_finish import (
+    Sums,
+    accepts_integers,
+    accepts_to_rows,
+    epilogue_for,
+    finish,
+    finish_rows,
+    to_rows_us,
+)
 from skipjack.kernels.quad_pack import pack_dense, term_count
 from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import I32, I64, PTR, Program
@@ -31,7 +39,7 @@ _WORDS = ("features", "k4", "terms", "blocks", "chunks", "positions", "tiles", "
 class DenseSpec:
     """What is compiled in. ragged: rows are no multiple of what is finished together. rows x vectors in registers."""
 
-    epilogue: RowsEpilogue
+    epilogue: RowsEpilogue | Epilogue
     ragged: bool
     rows: int
     vectors: int
@@ -93,7 +101,7 @@ def linear_quads(target: Target, symbol: str, spec: DenseSpec) -> Program:
     unit = _Unit(k, target, spec)
     with k.units() as index:
         unit.trace(index)
-    return k.finish(spec.rows * unit.pitch)
+    return k.finish(max(spec.rows, finish_rows(spec.epilogue, target.vl)) * unit.pitch)
 
 
 def _lower(work: Work) -> list[Launch]:
@@ -108,10 +116,10 @@ def _lower(work: Work) -> list[Launch]:
     blocks, tiles = -(-m // rows), -(-positions // TILE)
     chunks = min(max(-(-blocks * rows * depth * terms // _CHUNK_BYTES), 4 * work.threads), blocks)
     tile_groups = -(-tiles * 64 * depth // _GROUP_BYTES) if depth else 1
-    e = rows_epilogue(work)
+    e, ragged = epilogue_for(work)
     packed = work.memory.packed(w, f"quads{rows}", lambda a: pack_dense(a, rows))
     extras = [b.place for b in extras_of(work)]
-    spec = DenseSpec(e, m % e.wide != 0, rows, vectors)
+    spec = DenseSpec(e, ragged, rows, vectors)
     words = (m, k4, terms, blocks, chunks, positions, tiles, min(max(tile_groups, 1), tiles))
     reads = (x.place, packed, *extras)
     arguments = (x.place, packed, y.place, *extras, *words)
@@ -135,6 +143,15 @@ def _dot_ns(target: Target) -> float:
     return 0.82 if target.vl == 16 else 0.465
 
 
+def _cost_to_rows(work: Work) -> float:
+    return _cost(work) + to_rows_us(work)
+
+
 QUADS = lowering(
     Lowering("linear_quads", SKIPJACK, "Linear", accepts_integers, _lower, layouts="columns", rank=6, cost=_cost)
+)
+lowering(
+    Lowering(
+        "linear_quads", SKIPJACK, "Linear", accepts_to_rows, _lower, layouts="columns>plain", rank=6, cost=_cost_to_rows
+    )
 )

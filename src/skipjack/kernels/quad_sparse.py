@@ -11,12 +11,21 @@ from dataclasses import dataclass
 from skipjack.ir.graph import SKIPJACK
 from skipjack.kernels.column_pointwise import PITCH_BYTES
 from skipjack.kernels.dot import dot4
-from skipjack.kernels.epilogue import extras_of
+from skipjack.kernels.epilogue import Epilogue, extras_of
 from skipjack.kernels.gemm import part
 from skipjack.kernels.kinds import TILE
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Work, generator, lowering
-from skipjack.kernels.positions import RowsEpilogue, rows_epilogue
-from skipjack.kernels.quad_finish import WIDE, Sums, accepts_integers, finish
+from skipjack.kernels.positions import RowsEpilogue
+from skipjack.kernels.quad_finish import (
+    WIDE,
+    Sums,
+    accepts_integers,
+    accepts_to_rows,
+    epilogue_for,
+    finish,
+    finish_rows,
+    to_rows_us,
+)
 from skipjack.kernels.quad_pack import Cut, pack_fours, term_count
 from skipjack.kernels.sparsity import zeros_of
 from skipjack.lang.kernel import Kernel, V
@@ -34,7 +43,7 @@ _WORDS = ("features", "k4", "blocks", "block_bytes", "positions", "tiles", "tile
 class FoursSpec:
     """What is compiled in. ragged: rows are no multiple of what is finished together. blocked: several blocks of K."""
 
-    epilogue: RowsEpilogue
+    epilogue: RowsEpilogue | Epilogue
     ragged: bool
     blocked: bool
     panel_rows: int
@@ -49,10 +58,11 @@ class _Unit:
         places = [a.w.at(8 * i).load(I64, 8) for i in range(3)]
         self.ends, self.index, self.values = (a.w.at(p) for p in places)
         self.starts = a.w.at(24)
+        self.together = finish_rows(spec.epilogue, target.vl)
 
     @property
     def scratch_bytes(self) -> int:
-        rows = self.spec.panel_rows if self.spec.blocked else WIDE
+        rows = self.spec.panel_rows + self.together if self.spec.blocked else self.together
         return rows * _VECTORS * self.vl * 4
 
     def trace(self, unit: V) -> None:
@@ -83,15 +93,20 @@ class _Unit:
         pitch = vectors * self.vl * 4
         start = k.var(self.table.load(I32, 4).sext(I64))
         with k.loop(a.blocks) as block, k.loop(self.rows, 0, WIDE) as r:
-            sums = k.scratch.at(r * pitch) if self.spec.blocked else k.scratch
+            into = k.scratch.at((r if self.spec.blocked else r % self.together) * pitch)
             ends = self.table.at(block * self.rows + r, 4)
             for i in range(WIDE):
                 end = ends.at(4 * (i + 1)).load(I32, 4).sext(I64)
-                self._row(x.at(block * a.block_bytes), start.get(), end, sums.at(i * pitch), block, vectors)
+                self._row(x.at(block * a.block_bytes), start.get(), end, into.at(i * pitch), block, vectors)
                 start.set(end)
-            with k.when(block.eq(a.blocks - 1)):
-                row = self.first + r
-                s = Sums(sums, pitch, row, k.min(a.features - row, WIDE), tile, vector, left)
+            done = r % self.together + WIDE
+            last = block.eq(a.blocks - 1)
+            if self.together > WIDE:
+                last = last & (done.eq(self.together) | (r + WIDE).eq(self.rows))
+            with k.when(last):
+                before = (done - WIDE) * -1
+                row = self.first + r + before
+                s = Sums(into.at(before * pitch), pitch, row, k.min(a.features - row, done), tile, vector, left)
                 finish(k, self.spec.epilogue, s, self.vl, self.spec.ragged)
 
     def _row(self, x: V, start: V, end: V, sums: V, block: V, vectors: int) -> None:
@@ -136,13 +151,13 @@ def _lower(work: Work) -> list[Launch]:
         return []
     positions = y.elements // m
     cut = _cut(depth, m)
-    e = rows_epilogue(work)
+    e, ragged = epilogue_for(work)
     tiles, k4 = -(-positions // TILE), -(-depth // 4)
     blocks = max(-(-k4 // cut.block), 1)
     tile_groups = -(-tiles // 8)
     packed = work.memory.packed(w, f"fours{cut}", lambda a: pack_fours(a, cut))
     extras = [b.place for b in extras_of(work)]
-    spec = FoursSpec(e, m % e.wide != 0, blocks > 1, cut.rows)
+    spec = FoursSpec(e, ragged, blocks > 1, cut.rows)
     words = (m, k4, blocks, cut.block * PITCH_BYTES, positions, tiles, tile_groups)
     reads = (x.place, packed, *extras)
     arguments = (x.place, packed, y.place, *extras, *words)
@@ -165,6 +180,15 @@ def _entry_ns(target: Target) -> float:
     return 1.15 if target.vl == 16 else 0.67
 
 
+def _cost_to_rows(work: Work) -> float:
+    return _cost(work) + to_rows_us(work)
+
+
 FOURS = lowering(
     Lowering("linear_fours", SKIPJACK, "Linear", accepts_integers, _lower, layouts="columns", rank=5, cost=_cost)
+)
+lowering(
+    Lowering(
+        "linear_fours", SKIPJACK, "Linear", accepts_to_rows, _lower, layouts="columns>plain", rank=5, cost=_cost_to_rows
+    )
 )
