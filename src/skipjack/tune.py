@@ -117,10 +117,10 @@ def ways_of(graph: Graph, node: Node, work: Work) -> list[Lowering]:
 
 
 def time_ways(work: Work, ways: Iterable[Lowering], timer: Timer, team: Team) -> dict[str, float]:
-    """Microseconds by lowering; one that has no kernels for these sizes is left out."""
+    """Microseconds by label of a lowering."""
     found = list(ways)
     calls = [prepared(work, way, team) for way in found]
-    return {way.name: us for way, us in zip(found, timer(calls), strict=True)}
+    return {way.label: us for way, us in zip(found, timer(calls), strict=True)}
 
 
 def time_model(graph: Graph, target: Target, rates: Rates, timer: Timer = quickest) -> Prices:
@@ -156,7 +156,7 @@ def layer_key(work: Work, ways: Sequence[Lowering]) -> str:
     h = hashlib.sha256()
     node, target = work.node, work.target
     values = [None if b is None else (b.dtype.value, b.shape, b.value is None) for b in (*work.inputs, *work.outputs)]
-    facts = (node.key, sorted((k, repr(v)) for k, v in node.attrs.items()), values, [w.name for w in ways])
+    facts = (node.key, sorted((k, repr(v)) for k, v in node.attrs.items()), values, [w.label for w in ways])
     h.update(repr((facts, cpu_name(), target.name, target.feature_string, sources_digest())).encode())
     w = weight_of(work)
     if w is not None and w.value is not None:
@@ -181,7 +181,7 @@ def _stored(folder: Path | None, key: str, ways: Sequence[Lowering]) -> dict[str
     if not isinstance(found, dict):
         return None
     times = cast("dict[str, Any]", found)
-    known = {w.name: times.get(w.name) for w in ways}
+    known = {w.label: times.get(w.label) for w in ways}
     good = {name: us for name, us in known.items() if isinstance(us, float) and 0 < us < 1e9}
     return good if len(good) == len(known) else None
 
@@ -209,7 +209,7 @@ def measure_rates(
             times = time_ways(work, ways, timer, team)
             for way in ways:
                 predicted = way.cost(work) if way.cost is not None else moved_us(work)
-                found.append(Timing(way.name, class_of(work), predicted, times[way.name], way.lower.__module__))
+                found.append(Timing(way.name, class_of(work), predicted, times[way.label], way.lower.__module__))
     finally:
         team.close()
     return found
@@ -217,7 +217,7 @@ def measure_rates(
 
 @dataclass(frozen=True)
 class Compared:
-    """One layer of a plan: what each of its lowerings takes, alone, beside what it was expected to.
+    """One layer of a plan: what each of its lowerings takes (by label), alone, beside what it was expected to.
 
     reorder_us is what the values of the layer would take to be brought into the layouts of the quickest.
     """
@@ -252,11 +252,11 @@ def compare(graph: Graph, plan: Plan, least_us: float = LEAST_US, timer: Timer =
                 continue
             ways = ways_of(graph, node, work)
             times = time_ways(work, ways, timer, team)
-            chosen = cheapest(choice, work, plan.rates).name
+            chosen = cheapest(choice, work, plan.rates).label
             if times[chosen] < least_us:
                 continue
-            predicted = {w.name: us for w in ways if (us := prices.us(w, work)) is not None}
-            layouts = {w.name: w.layouts for w in ways}
+            predicted = {w.label: us for w in ways if (us := prices.us(w, work)) is not None}
+            layouts = {w.label: w.layouts for w in ways}
             one = Compared(_name(node), node.op, chosen, times, predicted, layouts, 0.0)
             found.append(replace(one, reorder_us=_reorder_us(work, one)))
     finally:

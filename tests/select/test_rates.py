@@ -144,13 +144,13 @@ def test_factors_of_a_module_that_changed_count_no_more() -> None:
 
 def test_a_plan_follows_measured_times_over_predictions() -> None:
     graph, node = LAYER.graph()
-    names = [w.name for c in plan(graph, host(), prices=Prices()).choices for w in (*c.candidates, *c.others)
+    names = [w.label for c in plan(graph, host(), prices=Prices()).choices for w in (*c.candidates, *c.others)
              if c.predicted]  # fmt: skip
     for favourite in names:
         times = {name: 1.0 if name == favourite else 1e5 for name in names}
         choices = plan(graph, host(), prices=Prices(measured={node.outputs[0]: times})).choices
         choice = next(c for c in choices if c.predicted)
-        assert choice.name == favourite
+        assert choice.candidates[0].label == favourite
         assert choice.measured == times
 
 

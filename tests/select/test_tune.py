@@ -69,7 +69,7 @@ def test_times_are_kept_by_content_of_the_layer() -> None:
     assert clock.asked == 1
     assert first.measured == again.measured
     best = min(first.measured["y"], key=lambda n: first.measured["y"][n])
-    assert next(c for c in plan(graph, host(), prices=first).choices if c.measured).name == best
+    assert next(c for c in plan(graph, host(), prices=first).choices if c.measured).candidates[0].label == best
     other = dict(graph.constants)
     other["w"] = np.where(graph.constants["w"] != 0, 2 * graph.constants["w"], 0)
     time_model(graph.with_nodes(graph.nodes, constants=other), host(), Rates(), clock)
@@ -128,8 +128,8 @@ def test_comparing_names_the_best_and_what_the_choice_loses() -> None:
     assert [one.operator for one in found] == ["Conv"]
     ways = ways_of(graph, node, Nominal(graph, host()).work(node))
     one = found[0]
-    assert one.best == ways[-1].name
-    position = [w.name for w in ways].index(one.chosen)
+    assert one.best == ways[-1].label
+    position = [w.label for w in ways].index(one.chosen)
     assert one.regret == pytest.approx(len(ways) - position - 1)
     assert (one.reorder_us > 0) == (one.layouts[one.best] != one.layouts[one.chosen])
     assert compare(graph, plan(graph, host(), prices=Prices()), 1e6, Clock()) == []

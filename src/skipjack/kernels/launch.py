@@ -183,6 +183,11 @@ class Lowering:
     parameters: tuple[int, ...] = ()
     encoding: str = "dense"
 
+    @property
+    def label(self) -> str:
+        """The name, with the layouts where they are not plain: tells the ways of one node apart."""
+        return self.name if self.layouts == "plain" else f"{self.name} ({self.layouts})"
+
 
 Generator = Callable[..., Program]
 _GENERATORS: dict[str, Generator] = {}

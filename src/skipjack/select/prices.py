@@ -14,7 +14,7 @@ _BYTES_PER_US = 20_000.0
 
 @dataclass(frozen=True)
 class Prices:
-    """measured: the first output of a node -> lowering -> microseconds at likely sizes on one thread."""
+    """measured: the first output of a node -> label of a lowering -> microseconds at likely sizes on one thread."""
 
     rates: Rates = field(default_factory=Rates)
     measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
@@ -25,7 +25,7 @@ class Prices:
 
     def us(self, way: Lowering, work: Work) -> float | None:
         """The time of one lowering; None when nothing predicts it."""
-        return self.known(work.node).get(way.name, corrected_us(self.rates, way, work))
+        return self.known(work.node).get(way.label, corrected_us(self.rates, way, work))
 
     def least_us(self, ways: Sequence[Lowering], work: Work) -> float:
         """The least time of some ways; where one predicts nothing, they take as long as the bytes they move."""
@@ -42,7 +42,7 @@ class Prices:
     def ranked(self, ways: Sequence[Lowering], work: Work) -> tuple[Lowering, ...]:
         """The ways, the quickest first where they were measured, else as they come."""
         known = self.known(work.node)
-        return tuple(sorted(ways, key=lambda w: known.get(w.name, float("inf")))) if known else tuple(ways)
+        return tuple(sorted(ways, key=lambda w: known.get(w.label, float("inf")))) if known else tuple(ways)
 
 
 def moved_us(work: Work) -> float:

@@ -282,13 +282,11 @@ def _runner_up(choice: Choice, kernel: str, predicted: Mapping[str, float]) -> s
     """The next best way: by the time it took, else by predicted time, else by rank, ways of another layout last."""
     if kernel == "none":
         return ""
-    layouts = {c.name: c.layouts for c in choice.others}
     if len(choice.measured) > 1:
-        best = min((n for n in choice.measured if n != kernel), key=lambda n: choice.measured[n])
-        return f"{best} ({layouts[best]})" if best in layouts else best
+        return sorted(choice.measured, key=lambda label: choice.measured[label])[1]
     names = [c.name for c in choice.candidates if c.name != kernel]
     names.sort(key=lambda n: predicted.get(n, float("inf")))
-    names += [f"{c.name} ({c.layouts})" for c in choice.others]
+    names += [c.label for c in choice.others]
     return names[0] if names else ""
 
 
