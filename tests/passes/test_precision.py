@@ -75,6 +75,16 @@ def test_images_between_convolutions_are_rounded_with_their_residuals(held: bool
     close(graph, after)
 
 
+def test_images_are_rounded_before_they_are_put_together() -> None:
+    body = "{ t = Conv(x, v) r = MaxPool<kernel_shape = [1, 1]>(x) c = Concat<axis = 1>(t, r) y = Conv(c, w) }"
+    constants = {"v": weights(16, 16, 1, 1), "w": weights(5, 32, 1, 1, seed=1)}
+    graph = graph_of(f"(float[b, 16, h, w] x) => (float[b, 5, h, w] y) {body}", **constants)
+    after = lowered(graph)
+    assert ops(after) == ["*Pointwise", "*Conv", "MaxPool", "*Pointwise", "Concat", "*Conv"]
+    assert dtypes(after) == [H, H, F, H, H, F]
+    close(graph, after)
+
+
 def test_what_is_left_alone() -> None:
     sparse = weights(16, 16)
     sparse[np.random.default_rng(0).random(sparse.shape) < 0.8] = 0

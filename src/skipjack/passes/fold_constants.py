@@ -88,20 +88,20 @@ def _weights_of_quantised_contractions(graph: Graph) -> frozenset[str]:
     """Constants dequantised for a contraction whose activation is dequantised too."""
     producers = graph.producers()
 
-    def root(name: str) -> Node | None:
-        """The DequantizeLinear behind moves of data."""
+    def moved(name: str) -> list[Node]:
+        """The DequantizeLinear and the moves of data after it that make a value; nothing for other values."""
+        chain: list[Node] = []
         made = producers.get(name)
         while made is not None and made.op in _MOVES:
+            chain.append(made)
             made = producers.get(made.input(0))
-        return made if made is not None and made.op == "DequantizeLinear" else None
+        return [*chain, made] if made is not None and made.op == "DequantizeLinear" else []
 
     found: set[str] = set()
     for node in graph.nodes:
-        activation = root(node.input(0)) if node.op in _CONTRACTIONS else None
-        if activation is None or _constant_codes(graph, producers, activation):
-            continue
-        weights = (root(i) for i in node.inputs[1:] if i)
-        found.update(w.outputs[0] for w in weights if w is not None)
+        activation = moved(node.input(0)) if node.op in _CONTRACTIONS else []
+        if activation and not _constant_codes(graph, producers, activation[-1]):
+            found.update(made.outputs[0] for i in node.inputs[1:] if i for made in moved(i))
     return frozenset(found)
 
 

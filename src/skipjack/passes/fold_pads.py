@@ -1,4 +1,4 @@
-"""Zero padding before a convolution or an average pool is padding of that node."""
+"""Padding with what a node itself pads with, before a convolution or an average pool is padding of that node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skipjack.passes.rewrite import Edit
 
 @dataclass(frozen=True)
 class FoldPads:
-    """Pad with constant zeros on spatial axes only, into Conv, and into AveragePool that counts its padding."""
+    """Pad on spatial axes with zeros, or codes of zero, into Conv and into AveragePool that counts its padding."""
 
     name: str = "fold_pads"
 
@@ -21,7 +21,7 @@ class FoldPads:
         edit = Edit(graph)
         for n in graph.nodes:
             pad = edit.made_by(n.input(0), "Pad")
-            amounts = None if pad is None else _spatial_zeros(edit, pad)
+            amounts = None if pad is None else _spatial(edit, pad, int_attr(n, "pad_code", 0))
             if pad is None or amounts is None or not _accepts(n):
                 continue
             old = ints_attr(n, "pads", [0] * len(amounts))
@@ -40,12 +40,12 @@ def _accepts(n: Node) -> bool:
     return n.op == "AveragePool" and n.domain == ONNX and bool(counts) and not int_attr(n, "ceil_mode", 0)
 
 
-def _spatial_zeros(edit: Edit, pad: Node) -> tuple[int, ...] | None:
+def _spatial(edit: Edit, pad: Node, value: int) -> tuple[int, ...] | None:
     """Begin amounts, then end amounts, of the spatial axes; None when the node pads otherwise."""
     rank, amounts = edit.rank(pad.input(0)), edit.array(pad.input(1))
     if str(pad.attrs.get("mode", "constant")) != "constant" or rank is None or amounts is None or pad.domain != ONNX:
         return None
-    if pad.input(2) and edit.scalar(pad.input(2)) != 0:
+    if (edit.scalar(pad.input(2)) if pad.input(2) else 0) != value:
         return None
     axes = edit.array(pad.input(3)) if pad.input(3) else np.arange(rank)
     if axes is None or bool(np.any(amounts < 0)):

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from skipjack.core.dtypes import DType
-from skipjack.ir.graph import SKIPJACK, Graph, Node, frozen
+from skipjack.ir.graph import ONNX, SKIPJACK, Graph, Node, frozen
 from skipjack.ir.types import TensorType
 from skipjack.lang.expr import Expr, arg, cast
 from skipjack.passes.expressions import substitute
@@ -84,12 +84,26 @@ class _Lowering:
         self.consumers = graph.consumers()
         self.kept = {*graph.outputs, *(c for n in graph.nodes for _, body in n.subgraphs() for c in body.captured)}
         self.half: dict[str, str] = {}
+        self.joined: set[int] = set()
+        if held:
+            self._find_joined()
         self.only_half = {o for n in graph.nodes for o in n.outputs if self._read_as_half(n, o)}
 
     def run(self) -> Graph:
         nodes = [made for n in self.graph.nodes for made in self.rewritten(n)]
         graph = self.graph.with_nodes(nodes, constants=frozen(self.constants))
         return typed(without_dead_code(graph)).graph
+
+    def _find_joined(self) -> None:
+        """Images that are put together for convolutions only: they are rounded before that."""
+        for n in reversed(self.graph.nodes):
+            if n.key != (ONNX, "Concat") or n.attrs.get("axis") != 1 or n.outputs[0] in self.kept:
+                continue
+            rank = self.graph.tensor(n.outputs[0]).rank
+            computed = all(_is_f32(self.graph, i) and i not in self.graph.constants for i in n.inputs)
+            readers = self.consumers.get(n.outputs[0], [])
+            if computed and rank and rank >= 3 and readers and all(self._takes_half(r, n.outputs[0]) for r in readers):
+                self.joined.add(id(n))
 
     def _read_as_half(self, made_by: Node, name: str) -> bool:
         """Whether a value need not exist as f32: every reader rounds it, or adds it to an image."""
@@ -101,19 +115,23 @@ class _Lowering:
         return bool(readers) and all(self._takes_half(r, name) for r in readers)
 
     def _takes_half(self, n: Node, name: str) -> bool:
+        if id(n) in self.joined:
+            return True
         if id(n) not in self.lowered or n.inputs[1] == name:
             return False
         return n.op == "Conv" or name not in n.inputs[2:]
 
     def rewritten(self, n: Node) -> Iterator[Node]:
         """The node, after the node that rounds what it multiplies."""
+        if id(n) in self.joined:
+            for x in n.inputs:
+                yield from self.rounding(n, x)
+            self.half[n.outputs[0]] = self.name(n.outputs[0])
+            yield replace(n, inputs=tuple(self.half[x] for x in n.inputs), outputs=(self.half[n.outputs[0]],))
+            return
         if id(n) in self.lowered:
-            x = n.inputs[0]
-            if x not in self.half:
-                self.half[x] = self.name(x)
-                expr = self.rounded(arg(0, DType.F32))
-                yield replace(n, op="Pointwise", inputs=(x,), outputs=(self.half[x],), attrs=frozen({"expr": expr}))
-            n = replace(n, inputs=(self.half[x], self.weight(n.inputs[1]), *n.inputs[2:]))
+            yield from self.rounding(n, n.inputs[0])
+            n = replace(n, inputs=(self.half[n.inputs[0]], self.weight(n.inputs[1]), *n.inputs[2:]))
             n = n.with_attrs(epilogue=_epilogue(n))
         n = self.with_half_extras(n)
         if len(n.outputs) == 1 and n.outputs[0] in self.only_half:
@@ -123,6 +141,13 @@ class _Lowering:
             self.half[n.outputs[0]] = self.name(n.outputs[0])
             n = replace(n, outputs=(self.half[n.outputs[0]],)).with_attrs(**{key: self.rounded(expr)})
         yield n
+
+    def rounding(self, n: Node, x: str) -> Iterator[Node]:
+        """The node that rounds a value before n reads it, when none did."""
+        if x not in self.half:
+            self.half[x] = self.name(x)
+            attrs = frozen({"expr": self.rounded(arg(0, DType.F32))})
+            yield Node("Pointwise", (x,), (self.half[x],), attrs, SKIPJACK, n.origin)
 
     def with_half_extras(self, n: Node) -> Node:
         """The node reading rounded residuals where those alone exist."""

@@ -140,7 +140,7 @@ def _move_up(edit: Edit, n: Node) -> None:
         return
     found = dequantised_codes(edit, n.input(0))
     if found is not None:
-        if found[1].same(quant) and n.outputs[0] not in edit.graph.outputs:
+        if found[1].same(quant):
             edit.forward(n, found[0].input(0))
         return
     move = edit.made_by(n.input(0), "MaxPool", "Concat", "Resize", *_ORDER)
