@@ -188,7 +188,7 @@ def launches(w: Weight, rows: int) -> list[Launch]:
 
 def test_sparse_codes_become_bitmasks_and_take_less_memory() -> None:
     for live, masked in ((1.0, False), (0.9, False), (0.4, True), (0.05, True)):
-        spec = launches(weight(256, 1024, 128, 4, "", live), 1)[-1].spec
+        spec = launches(weight(256, 1024, 128, 4, "", live, level=4), 1)[-1].spec
         assert spec.params[0].codes.masked == masked, f"{live} live"
     w = weight(256, 1024, 128, 4, "", 0.3)
     sizes = [a.nbytes for a in w.operands if a is not None]

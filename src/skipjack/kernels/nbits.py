@@ -94,9 +94,9 @@ def _density(w: _Weight) -> float:
     return share
 
 
-def _is_masked(w: _Weight, target: Target) -> bool:
-    """Whether codes that are zero are left out."""
-    return can_expand(target, 1) and _chunk_us(w, target, 1, True, 1) < _chunk_us(w, target, 1, False, 1)
+def _is_masked(w: _Weight, target: Target, planes: int) -> bool:
+    """Whether codes that are zero are left out: where that is quicker for one row."""
+    return can_expand(target, 1) and _chunk_us(w, target, 1, True, planes) < _chunk_us(w, target, 1, False, planes)
 
 
 def _chunk_us(w: _Weight, target: Target, rows: int, masked: bool, planes: int) -> float:
@@ -121,7 +121,7 @@ def _us(work: Work) -> float:
     chunks = codes * w.bits / 8 / target.vector_bytes
     per_group = 6.0 * planes * rows * w.outputs * w.groups / target.vl / _CYCLES_PER_US
     if rows <= _FEW_ROWS:
-        return chunks * _chunk_us(w, target, rows, _is_masked(w, target), planes) + per_group
+        return chunks * _chunk_us(w, target, rows, _is_masked(w, target, planes), planes) + per_group
     product = 1.15 if target.has("avx512vnni") else 3.0
     return rows * codes * planes * product / target.vector_bytes / _CYCLES_PER_US + per_group
 
@@ -177,7 +177,7 @@ def _stored(work: Work, w: _Weight) -> tuple[Codes, list[Place]]:
     numbers = w.zero_codes(zeros)
     middle = numbers is not None and bool(np.all(numbers == 1 << (w.bits - 1)))
     kind = None if middle else DType.F32 if numbers is None else DType.U8
-    codes = Codes(w.bits, w.scales.dtype, kind, _is_masked(w, target))
+    codes = Codes(w.bits, w.scales.dtype, kind, _is_masked(w, target, _planes(work)))
     size = f"{w.outputs}x{w.groups}x{w.group}:{columns}"
     by_group = f"groups:{w.outputs}x{w.groups}:{columns}"
     shape = (w.outputs, w.groups)
