@@ -143,4 +143,4 @@ def _us(work: Work) -> float:
     return 2e-3 * zeros_of(w.value).nonzeros * -(-positions // work.target.vl) * work.target.vl / _GFLOPS + 0.1
 
 
-lowering(Lowering("baked_linear", SKIPJACK, "Linear", _accepts, _lower, "columns", 15, cost=_us))
+lowering(Lowering("baked_linear", SKIPJACK, "Linear", _accepts, _lower, "columns", 15, cost=_us, encoding="baked"))

@@ -262,6 +262,6 @@ for _masked, _name in ((False, "gemv"), (True, "gemv (bitmask)")):
             _name, SKIPJACK, "Linear",
             lambda site, masked=_masked: _accepts(site, masked),
             lambda work, masked=_masked: _lower(work, masked),
-            rank=5, cost=lambda work, masked=_masked: _us(work, masked),
+            rank=5, cost=lambda work, masked=_masked: _us(work, masked), encoding="bitmask" if _masked else "dense",
         )
     )  # fmt: skip

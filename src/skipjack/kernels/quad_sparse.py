@@ -185,10 +185,10 @@ def _cost_to_rows(work: Work) -> float:
 
 
 FOURS = lowering(
-    Lowering("linear_fours", SKIPJACK, "Linear", accepts_integers, _lower, layouts="columns", rank=5, cost=_cost)
+    Lowering("linear_fours", SKIPJACK, "Linear", accepts_integers, _lower, "columns", 5, _cost, encoding="fours")
 )
 lowering(
     Lowering(
-        "linear_fours", SKIPJACK, "Linear", accepts_to_rows, _lower, layouts="columns>plain", rank=5, cost=_cost_to_rows
+        "linear_fours", SKIPJACK, "Linear", accepts_to_rows, _lower, "columns>plain", 5, _cost_to_rows, encoding="fours"
     )
 )

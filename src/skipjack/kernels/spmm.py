@@ -223,4 +223,4 @@ def _tile_us(entries: int, starts: int, quarters: int) -> float:
     return entries * (0.00044 + 0.00025 * quarters) + starts * (0.0003 + 0.0008 * quarters)
 
 
-SPMM = lowering(Lowering("spmm_f32", SKIPJACK, "Linear", _accepts, _lower, "columns", 5, cost_us))
+SPMM = lowering(Lowering("spmm_f32", SKIPJACK, "Linear", _accepts, _lower, "columns", 5, cost_us, encoding="csr"))
