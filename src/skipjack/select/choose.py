@@ -30,7 +30,7 @@ class Choice:
     """How one node runs. candidates are the accepted ways of one kind, best rank first; none means a host step.
 
     others: accepted ways that need other layouts. predicted: microseconds by kind of layout, at likely sizes.
-    measured: microseconds by label of a lowering, where this very layer was timed; the first candidate is then the one to run.
+    measured: microseconds by label of a lowering, where this very layer was timed; the first candidate then runs.
     """
 
     candidates: tuple[Lowering, ...]

@@ -283,7 +283,8 @@ def _runner_up(choice: Choice, kernel: str, predicted: Mapping[str, float]) -> s
     if kernel == "none":
         return ""
     if len(choice.measured) > 1:
-        return sorted(choice.measured, key=lambda label: choice.measured[label])[1]
+        others = [label for label in choice.measured if label != choice.candidates[0].label]
+        return min(others, key=lambda label: choice.measured[label])
     names = [c.name for c in choice.candidates if c.name != kernel]
     names.sort(key=lambda n: predicted.get(n, float("inf")))
     names += [c.label for c in choice.others]
@@ -294,7 +295,7 @@ def _reason(choice: Choice, kernel: str, predicted: Mapping[str, float]) -> str:
     if kernel == "none":
         return "its output lies in memory that holds the value already"
     if choice.measured:
-        return f"{choice.reason}; quickest of {len(choice.measured)} that were timed"
+        return f"{choice.reason}; least time with its neighbours of {len(choice.measured)} that were timed"
     if len(choice.predicted) > 1:
         return f"{choice.reason}; least predicted time with its neighbours of {len(choice.predicted)} kinds of layout"
     if kernel in predicted and len(predicted) > 1:
