@@ -158,19 +158,20 @@ def test_bits_depend_neither_on_threads_nor_batch_nor_cut(monkeypatch):
 
 
 def cuts(s: WindowShape) -> list[Geometry]:
-    return [Geometry(BAND, 16, 3, 1, 2, 90, s), Geometry(BAND, 8, 2, 1, 1, 11, s), Geometry(BAND, 8, 13, 2, 1, 7, s)]
+    shapes = [(16, 3, 1, 2, 1, 90), (8, 2, 1, 1, 1, 11), (8, 2, 1, 3, 2, 90), (8, 7, 2, 1, 1, 7)]
+    return [Geometry(BAND, *numbers, s) for numbers in shapes]
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=target_id)
 @pytest.mark.parametrize("source", [DIRECT, TILE])
-@pytest.mark.parametrize("cut", [(1, 1), (2, 5), (5, 64)], ids=str)
+@pytest.mark.parametrize("cut", [(1, 1, 1), (2, 2, 5), (5, 1, 64), (1, 3, 64)], ids=str)
 def test_every_way_to_read_pointwise_inputs(source, cut, target, monkeypatch):
-    vectors, block = cut
+    vectors, across, block = cut
     rng = np.random.default_rng(7)
     x, w = rng.standard_normal((2, 64, 7, 9), np.float32), weights(rng, (12, 64, 1, 1), 0.3)
     flat = (1, 1, 63)
     s = WindowShape(1, 64, 12, 1, *((1, 1, 1),) * 3, (0, 0, 0), flat, flat)
-    monkeypatch.setattr(module, "choose", lambda *_: (Geometry(source, 8, 1, vectors, 1, block, s), 0.0))
+    monkeypatch.setattr(module, "choose", lambda *_: (Geometry(source, 8, 1, vectors, 1, across, block, s), 0.0))
     y = run(x, w, conv_node((1, 1), (0,) * 4, (1, 1)), (2, 12, 7, 9), target)
     np.testing.assert_allclose(y, reference(x, w, (1, 1), (0,) * 4, (1, 1)), rtol=0, atol=2e-5)
 

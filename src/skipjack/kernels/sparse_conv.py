@@ -84,9 +84,10 @@ class _Unit:
     def trace(self, unit: V) -> None:
         k, a, g = self.k, self.a, self.g
         part, rest = unit % a.parts, unit // a.parts
-        at, image = rest % g.bands, rest // g.bands
+        at, image = rest % g.units, rest // g.units
         image_x = a.x.at(image * a.channels * self.plane_in)
         self.image_y = image * a.maps * self.plane_out
+        self.down, self.across = at // g.units_across * g.down, at % g.units_across * g.across
         first, stop = (a.firsts.at(part + i, 8).load(I64) for i in range(2))
         with k.loop(a.blocks) as block:
             start = a.starts.at(block * a.parts + part, 8).load(I64)
@@ -95,23 +96,24 @@ class _Unit:
             channel = block * g.block
             channels = k.min(a.channels - channel, g.block)
             if g.source == BAND:
-                self._band(at, image_x.at(channel * self.plane_in), channels, here)
+                self._band(image_x.at(channel * self.plane_in), channels, here)
             else:
-                self._pointwise(at, image_x, channel, channels, here)
+                self._pointwise(image_x, channel, channels, here)
 
-    def _pointwise(self, at: V, image: V, channel: V, channels: V, part: _Part) -> None:
+    def _pointwise(self, image: V, channel: V, channels: V, part: _Part) -> None:
         k, g = self.k, self.g
-        place = at * (g.width * 4)
-        x, kept = image.at(place), k.scratch.at(g.copy_bytes)
+        with k.loop(k.min(self.across + g.across, g.tiles_across), self.across) as at:
+            place = at * (g.width * 4)
+            x, kept = image.at(place), self._kept(at - self.across, part)
 
-        def tile(columns: int) -> None:
-            source = x
-            if g.source == TILE:
-                self._copied(x.at(channel * self.plane_in), channels, columns)
-                source = k.scratch
-            self._maps(_Tile(source, place, kept, 1, columns), part)
+            def tile(columns: int, x: V = x, place: V = place, kept: V = kept) -> None:
+                source = x
+                if g.source == TILE:
+                    self._copied(x.at(channel * self.plane_in), channels, columns)
+                    source = k.scratch
+                self._maps(_Tile(source, place, kept, 1, columns), part)
 
-        self._either(at, g.columns, g.width, tile)
+            self._either(at, g.columns, g.width, tile)
 
     def _copied(self, x: V, channels: V, columns: int) -> None:
         """The tile's positions of a block of channels, next to each other in scratch."""
@@ -123,28 +125,31 @@ class _Unit:
                 p = source.at(4 * first)
                 to.at(4 * first).store(p.load(self.vector) if mask is None else p.load_masked(self.vector, mask))
 
-    def _band(self, at: V, x: V, channels: V, part: _Part) -> None:
+    def _band(self, x: V, channels: V, part: _Part) -> None:
         k, g = self.k, self.g
-        first = at * g.band
-        stop = k.min(first + g.band, g.down)
-        last_row = k.min(stop * g.rows, g.height)
-        rows = (last_row - first * g.rows - 1) * g.tile_row_step + g.copied_rows(1)
-        WindowCopy(k, g).copy(x, channels, first * (g.rows * g.s.strides[1]) - g.s.before[1], rows)
-        with k.loop(stop, first) as down, k.loop(g.across) as across:
-            self._band_tile(first, down, across, part)
+        stop = k.min(self.down + g.down, g.tiles_down)
+        rows = (k.min(stop * g.rows, g.height) - self.down * g.rows - 1) * g.tile_row_step + g.copied_rows(1)
+        first_row = self.down * (g.rows * g.s.strides[1]) - g.s.before[1]
+        WindowCopy(k, g).copy(x, channels, first_row, rows, self.across if g.units_across > 1 else None)
+        end = k.min(self.across + g.across, g.tiles_across)
+        with k.loop(stop, self.down) as down, k.loop(end, self.across) as across:
+            self._band_tile(down, across, part)
 
-    def _band_tile(self, first: V, down: V, across: V, part: _Part) -> None:
+    def _band_tile(self, down: V, across: V, part: _Part) -> None:
         k, g = self.k, self.g
-        x = k.scratch.at((down - first) * (g.rows * g.tile_row_step * g.row_bytes)).at(across * g.across_bytes)
+        below, beside = down - self.down, across - self.across
+        x = k.scratch.at(below * (g.rows * g.tile_row_step * g.row_bytes)).at(beside * g.across_bytes)
         y = (down * (g.rows * g.columns) + across * g.width) * 4
-        kept = k.scratch.at(g.copy_bytes).at(
-            ((down - first) * g.across + across) * (part.stop - part.first) * g.tile_bytes
-        )
+        kept = self._kept(below * g.across + beside, part)
 
         def tall(rows: int) -> None:
             self._either(across, g.columns, g.width, lambda n: self._maps(_Tile(x, y, kept, rows, n), part))
 
         self._either(down, g.height, g.rows, tall)
+
+    def _kept(self, tile: V, part: _Part) -> V:
+        """The accumulators of a tile of the unit."""
+        return self.k.scratch.at(self.g.copy_bytes).at(tile * (part.stop - part.first) * self.g.tile_bytes)
 
     def _either(self, index: V, total: int, step: int, body: Callable[[int], None]) -> None:
         """body(how many of `total` the piece `index` of `step` holds)."""
@@ -261,7 +266,7 @@ def _lower(work: Work) -> list[Launch]:
     return [
         Launch(
             KernelSpec("sparse_conv", (SparseConvSpec(g.compiled(), rows_epilogue(work)),)),
-            s.batch * g.bands * parts,
+            s.batch * g.units * parts,
             (x.place, *tables, y.place, *extras, s.channels, s.maps, parts, g.blocks),
             (x.place, packed, *extras),
             (y.place,),
@@ -274,7 +279,7 @@ def _parts(g: Geometry, s: WindowShape, threads: int) -> int:
     """Groups of maps, so that threads have enough units of one image."""
     if threads == 1:
         return 1
-    return max(min(-(-_UNITS_PER_THREAD * threads // g.bands), s.maps // 16), 1)
+    return max(min(-(-_UNITS_PER_THREAD * threads // g.units), s.maps // 16), 1)
 
 
 def _accepts(site: Site) -> str:

@@ -22,25 +22,27 @@ _BLOCK_BYTES = 40 * 1024
 _BAND_BYTES = 320 * 1024
 _OFFSET_LIMIT = 1 << 31
 _UNITS_PER_THREAD = 4
+_GROUPED_TILES = 8
 
 DIRECT, TILE, BAND = "direct", "tile", "band"
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Tiles of `rows` output rows times `vectors` vectors of `lanes`.
+    """Tiles of `rows` output rows times `vectors` vectors of `lanes`; a unit has `down` rows of `across` tiles each.
 
     source: where a tile's inputs are read. "direct": in the image itself; "tile": in a copy of the tile's positions,
-    [channel][position]; both only for pointwise convolutions, whose image is one row. "band": in a copy of the input
-    rows of `band` rows of tiles, [tile of a row][channel][tap column][input row][output column], in which every tap is
-    a vector that begins at a multiple of `lanes` and what a tile reads lies together.
+    [tile][channel][position]; both only for pointwise convolutions, whose image is one row. "band": in a copy of the
+    unit's input rows, [tile of a row][channel][tap column][input row][output column], in which every tap is a vector
+    that begins at a multiple of `lanes` and what a tile reads lies together.
     """
 
     source: str
     lanes: int
     rows: int
     vectors: int
-    band: int
+    down: int
+    across: int
     block: int
     s: WindowShape
 
@@ -59,19 +61,23 @@ class Geometry:
         return self.vectors * self.lanes
 
     @property
-    def across(self) -> int:
-        """Tiles in a row."""
+    def tiles_across(self) -> int:
+        """Tiles in a row of the image."""
         return -(-self.columns // self.width)
 
     @property
-    def down(self) -> int:
-        """Rows of tiles."""
+    def tiles_down(self) -> int:
+        """Rows of tiles of the image."""
         return -(-self.height // self.rows)
 
     @property
-    def bands(self) -> int:
-        """Units of an image, but for groups of maps."""
-        return -(-self.down // self.band) if self.source == BAND else self.across
+    def units_across(self) -> int:
+        return -(-self.tiles_across // self.across)
+
+    @property
+    def units(self) -> int:
+        """Units of an image, but for parts of the maps."""
+        return self.units_across * -(-self.tiles_down // self.down)
 
     @property
     def blocks(self) -> int:
@@ -80,7 +86,7 @@ class Geometry:
     @property
     def tiles(self) -> int:
         """Tiles of a unit."""
-        return self.band * self.across if self.source == BAND else 1
+        return self.down * self.across
 
     @property
     def tile_bytes(self) -> int:
@@ -94,26 +100,26 @@ class Geometry:
 
     @property
     def row_step(self) -> int:
-        """Input rows from one row of a band's copy to the next: rows that no tap reads are left out."""
+        """Input rows from one row of a copy to the next: rows that no tap reads are left out."""
         return self.s.strides[1] if self.s.kernel[1] == 1 else 1
 
     @property
     def tile_row_step(self) -> int:
-        """Rows of a band's copy from one output row to the next."""
+        """Rows of a copy from one output row to the next."""
         return self.s.strides[1] // self.row_step
 
     def copied_rows(self, rows: int) -> int:
-        """Rows of a band's copy that `rows` output rows read."""
+        """Rows of a copy that `rows` output rows read."""
         return (rows - 1) * self.tile_row_step + (self.s.kernel[1] - 1) * self.s.dilations[1] + 1
 
     @property
     def column_bytes(self) -> int:
-        """All rows of one tap column of a band's copy."""
-        return self.copied_rows(self.band * self.rows) * self.row_bytes
+        """All rows of one tap column of a copy."""
+        return self.copied_rows(self.down * self.rows) * self.row_bytes
 
     @property
     def channel_bytes(self) -> int:
-        """From one channel to the next in what a tile reads: an odd number of cache lines where it is a copy."""
+        """From one channel to the next in what a tile reads: an odd number of cache lines where rows are copied."""
         if self.source == DIRECT:
             return self.columns * 4
         if self.source == TILE:
@@ -122,14 +128,13 @@ class Geometry:
 
     @property
     def across_bytes(self) -> int:
-        """From one tile of a row to the next in a band's copy."""
-        return self.block * self.channel_bytes
+        """From one tile of a row to the next in a copy."""
+        return -(-self.block * self.channel_bytes // 64) * 64
 
     @property
     def copy_bytes(self) -> int:
-        """Scratch for the inputs of one block of channels."""
-        tiles = {DIRECT: 0, TILE: 1, BAND: self.across}[self.source]
-        return -(-tiles * self.across_bytes // 64) * 64
+        """Scratch for the inputs of one block of channels: one tile's for "tile"."""
+        return {DIRECT: 0, TILE: 1, BAND: self.across}[self.source] * self.across_bytes
 
     def compiled(self) -> Geometry:
         """What a kernel depends on: equal for convolutions that differ in numbers of channels and maps only."""
@@ -218,6 +223,8 @@ class _Costs:
     copied: float = 2.4
     misaligned: float = 1.45
     far: float = 0.45
+    streamed_bytes: float = 7.0
+    near_bytes: float = 512 * 1024
 
 
 _COSTS = _Costs()
@@ -227,7 +234,7 @@ _COSTS = _Costs()
 def choose(s: WindowShape, density: float, target: Target, threads: int = 1) -> tuple[Geometry, float]:
     """The geometry of least predicted cycles for one image, and those; s has batch 1."""
     best: tuple[float, Geometry] | None = None
-    for g in _candidates(s, target, threads):
+    for g in candidates(s, target, threads):
         cycles = predicted_cycles(g, density, target)
         if best is None or cycles < best[0]:
             best = cycles, g
@@ -243,35 +250,36 @@ def pointwise_row(s: WindowShape) -> WindowShape:
     return replace(s, size=flat, out=flat)
 
 
-def _candidates(s: WindowShape, target: Target, threads: int) -> Iterator[Geometry]:
+def candidates(s: WindowShape, target: Target, threads: int) -> Iterator[Geometry]:
+    """The geometries that are weighed."""
     flat = s.is_pointwise() and s.out[:2] == (1, 1) and not any(s.before)
     for lanes in (target.vl, target.vl // 2) if target.vl == 16 else (target.vl,):
         most = min(target.registers - 4, 8 if lanes == 16 else 14)
         vectors = -(-s.out[2] // lanes)
         for v in range(1, min(most, vectors) + 1):
+            across = -(-vectors // v)
+            grouped = min(across, _GROUPED_TILES)
             if flat:
-                yield _sized(DIRECT, lanes, 1, v, 1, s)
-                yield _sized(TILE, lanes, 1, v, 1, s)
-                continue
-            if v != -(-vectors // -(-vectors // v)):
-                continue
-            for rows in range(1, min(most // v, s.out[1]) + 1):
-                yield from _banded(lanes, rows, v, s, threads)
+                for source in (DIRECT, TILE):
+                    yield from _grouped([_sized(source, lanes, (1, v), (1, n), s) for n in (1, grouped)], threads)
+            elif v == -(-vectors // across):
+                for rows in range(1, min(most // v, s.out[1]) + 1):
+                    down = -(-s.out[1] // rows)
+                    cuts = [(d, a) for d in (1, 2, 4, 8) if d <= down for a in {1, grouped}]
+                    yield from _grouped([_sized(BAND, lanes, (rows, v), cut, s) for cut in cuts], threads)
 
 
-def _banded(lanes: int, rows: int, v: int, s: WindowShape, threads: int) -> Iterator[Geometry]:
-    down = -(-s.out[1] // rows)
-    for band in (1, 2, 4, 8):
-        if band > 1 and (band > down or (threads > 1 and -(-down // band) < _UNITS_PER_THREAD * threads)):
-            return
-        g = _sized(BAND, lanes, rows, v, band, s)
-        if band == 1 or g.copy_bytes <= _BAND_BYTES:
+def _grouped(found: list[Geometry], threads: int) -> Iterator[Geometry]:
+    """The first, and of the others those whose copies stay in L2 and that leave units enough for threads."""
+    yield found[0]
+    for g in found[1:]:
+        if g != found[0] and g.copy_bytes <= _BAND_BYTES and (threads == 1 or g.units >= _UNITS_PER_THREAD * threads):
             yield g
 
 
-def _sized(source: str, lanes: int, rows: int, v: int, band: int, s: WindowShape) -> Geometry:
+def _sized(source: str, lanes: int, tile: tuple[int, int], unit: tuple[int, int], s: WindowShape) -> Geometry:
     """With blocks of channels whose inputs of one tile stay in L1, equal in size."""
-    g = Geometry(source, lanes, rows, v, band, 1, s)
+    g = Geometry(source, lanes, *tile, *unit, 1, s)
     block = max(_BLOCK_BYTES // read_bytes(g), 1)
     blocks = max(-(-s.channels // block), 1)
     return replace(g, block=max(-(-s.channels // blocks), 1))
@@ -297,7 +305,7 @@ def predicted_cycles(g: Geometry, density: float, target: Target) -> float:
     each = c.entry + c.vector * vectors * _slowdown(g)
     kept = c.kept * vectors if g.blocks > 1 else 0.0
     tile = s.maps * (g.blocks * (c.row + kept + per_block * each) + c.finished * vectors)
-    return _tiles(g) * tile + _copy_cycles(g, unit)
+    return _tiles(g) * tile + _copy_cycles(g, unit) + _stream_cycles(g, density)
 
 
 def _tiles(g: Geometry) -> float:
@@ -318,6 +326,16 @@ def _slowdown(g: Geometry) -> float:
     return slow + _COSTS.far * min(max(read / room - 1.25, 0.0), 1.0)
 
 
+def _stream_cycles(g: Geometry, density: float) -> float:
+    """Entries that leave L2 before the next unit and accumulators that leave it before the next block are read anew."""
+    c, s = _COSTS, g.s
+    entries = s.maps * s.channels * s.taps * density * ENTRY_BYTES
+    kept = 2 * (g.blocks - 1) * s.maps * g.tile_bytes * g.tiles
+    near = s.maps * g.tile_bytes * g.tiles + entries / g.blocks <= c.near_bytes
+    read = 0.0 if entries <= c.near_bytes else entries * (g.units if near else _tiles(g))
+    return (read + (0 if near else g.units * kept)) / c.streamed_bytes
+
+
 def _copy_cycles(g: Geometry, unit: float) -> float:
     c, s = _COSTS, g.s
     if g.source == DIRECT:
@@ -325,5 +343,7 @@ def _copy_cycles(g: Geometry, unit: float) -> float:
     if g.source == TILE:
         return _tiles(g) * s.channels * (2 + g.vectors * unit * c.copied)
     step = {1: 1.0, 2: 2.0}.get(s.strides[2], 8.0)
-    rows = g.height / (g.band * g.rows) * g.copied_rows(g.band * g.rows)
-    return rows * s.channels * s.kernel[2] * (3 + step * c.copied * unit * g.across * g.vectors)
+    stored = 1.0 if g.copy_bytes <= _BLOCK_BYTES else 1.4
+    rows = g.height / (g.down * g.rows) * g.copied_rows(g.down * g.rows)
+    vectors = g.across * g.vectors * unit
+    return g.units_across * rows * s.channels * (4 + s.kernel[2] * (1 + step * stored * c.copied * vectors))

@@ -17,9 +17,13 @@ class WindowCopy:
         self.vector = F32.vec(g.lanes)
         self.vectors = g.across * g.vectors
 
-    def copy(self, x: V, channels: V, first_row: V, rows: V) -> None:
-        """`rows` rows of a copy from input row first_row on; x is the first channel's plane."""
+    def copy(self, x: V, channels: V, first_row: V, rows: V, first_tile: V | None) -> None:
+        """`rows` rows of a copy from input row first_row on; x is the first channel's plane.
+
+        first_tile: the first tile of a row that is copied; None when it is the image's first.
+        """
         k, g, s = self.k, self.g, self.s
+        self.origin = first_tile * (g.width * s.strides[2]) if first_tile is not None else 0
         with k.loop(channels) as c:
             plane, to = x.at(c * (s.size[1] * s.size[2] * 4)), k.scratch.at(c * g.channel_bytes)
             with k.loop(rows) as r:
@@ -51,7 +55,7 @@ class WindowCopy:
     def _vector(self, source: V, to: V, tap: V | int, v: V | int) -> None:
         """Vector v of the row as tap column `tap` sees it."""
         s, step = self.s, self.s.strides[2]
-        first = tap * s.dilations[2] + v * (self.lanes * step) - s.before[2]
+        first = self.origin + (tap * s.dilations[2] + v * (self.lanes * step) - s.before[2])
         if step == 1:
             to.store(self._columns(source, first))
         elif step == 2:
