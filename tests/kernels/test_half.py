@@ -11,7 +11,7 @@ from harness import run_lowering
 
 import skipjack.kernels.all  # noqa: F401
 from skipjack.core.dtypes import DType
-from skipjack.ir.graph import SKIPJACK, Node
+from skipjack.ir.graph import ONNX, SKIPJACK, Node
 from skipjack.ir.types import tensor
 from skipjack.kernels.gemm_half import GEMM_HALF
 from skipjack.kernels.launch import Lowering, Site, lowerings
@@ -124,3 +124,13 @@ def test_targets_without_products_of_bf16_refuse() -> None:
     assert reason(NATIVE, w) == ""
     assert "no products of bf16" in reason(AVX512_VNNI, w)
     assert "makes no pairs" in reason(NATIVE, np.ones((3, 4), half))
+
+
+@pytest.mark.parametrize("channels", [(16, 32), (17, 20, 5), (1, 16)])
+def test_images_of_bf16_put_together(channels: tuple[int, ...]) -> None:
+    parts = [made(2, c, 3, 5) for c in channels]
+    entry = next(e for e in lowerings(ONNX, "Concat") if e.name == "concat_blocked")
+    node = Node("Concat", tuple(f"x{i}" for i in range(len(parts))), ("y",), {"axis": 1}, ONNX)
+    whole = np.concatenate(parts, axis=1)
+    found = run_lowering(entry, node, parts, [(H, whole.shape)], target=NATIVE)[0]
+    np.testing.assert_array_equal(found.view(np.int16), whole.view(np.int16))

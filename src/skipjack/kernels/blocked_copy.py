@@ -165,8 +165,8 @@ def _values(work: Work, index: int) -> list[int] | None:
 
 def _held(site: Site) -> str:
     t = site.inputs[0]
-    if t is None or t.dtype.itemsize != 4:
-        return "only elements of four bytes"
+    if t is None or t.dtype.itemsize not in (2, 4):
+        return "only elements of two or four bytes"
     return constant_image(site) if t.rank is not None and 3 <= t.rank <= 5 else "one to three spatial axes"
 
 
