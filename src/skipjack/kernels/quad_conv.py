@@ -387,30 +387,54 @@ def _accepts_sparse(site: Site) -> str:
     return "more than one group" if site.node.attrs.get("group", 1) != 1 else _accepts(site)
 
 
-def _vectors(s: WindowShape, lanes: int) -> int:
-    return s.batch * -(-s.pixels // lanes)
+@dataclass(frozen=True)
+class _Rates:
+    """Cycles: one vector's four products with dense and with sparse weights."""
+
+    dense: float
+    sparse: float
+
+
+def _rates(target: Target) -> _Rates:
+    if target.has("avx512vnni"):
+        return _Rates(1.02, 1.4)
+    return _Rates(2.6, 3.3) if target.vl >= 16 else _Rates(2.0, 2.4)
+
+
+def _copy_cycles(s: WindowShape, lanes: int) -> float:
+    """Copying the bands of an image."""
+    if s.is_pointwise():
+        return 0.0
+    phases = len({t * s.dilations[1] % s.strides[1] for t in range(s.kernel[1])})
+    rows = -(-s.channels // 4) * s.kernel[2] * phases * (s.out[1] + 2)
+    return rows * -(-s.out[2] // lanes) * (8.0 if s.strides[2] == 1 else 20.0)
 
 
 def _cost(sparse: bool) -> Callable[[Work], float]:
     def cost(work: Work) -> float:
-        s, target = conv_shape(work), work.target
-        w = work.input(1)
-        if w.value is None:
-            return float("inf")
-        per_dot = 1.0 if target.has("avx512vnni") else 4.0
+        s, target, w = conv_shape(work), work.target, work.input(1).value
         j = joined(s.channels, s.maps, s.group)
-        assert j is not None, "accepts lets only groups pass that fill fours"
-        terms = j.fours * s.taps
-        copied = 0.0 if s.is_pointwise() else 8.0 * j.count * terms / max(s.kernel[1], 1)
-        ends = 30.0 * -(-s.maps // 4)
+        if w is None or j is None:
+            return float("inf")
+        lanes, rates, groups = target.vl, _rates(target), -(-s.maps // 4)
+        ends = 28.0 * groups + 12.0 * groups * sum(len(b.shape) > 1 for b in extras_of(work))
+        vectors = -(-s.pixels // lanes)
         if sparse:
-            products = zeros_of(w.value).live_quads * (per_dot + 0.4) + s.maps * 4
+            tile = min(vectors, block_of(target, True).vectors)
+            steps = -(-j.fours * s.taps * tile * lanes * 4 // _SPARSE_BYTES)
+            per_vector = zeros_of(w).live_quads * rates.sparse + 4 * groups * steps * (20 / tile + 2) + ends
+            cycles = vectors * per_vector
         else:
-            products = -(-s.maps // 4) * 4 * terms * per_dot * 1.15 * summands(w.value)
-        return _vectors(s, target.vl) * (products + copied + ends) / _CYCLES_PER_US
+            terms = j.fours * s.taps * summands(w)
+            cycles = vectors * ends + (s.pixels / lanes + 0.1) * groups * 4 * terms * rates.dense
+        return s.batch * (cycles + _copy_cycles(s, lanes)) / _CYCLES_PER_US
 
     return cost
 
 
 lowering(Lowering("quad_conv_dense", SKIPJACK, "Conv", _accepts, _lower(False), "quads", 20, cost=_cost(False)))
-lowering(Lowering("quad_conv_sparse", SKIPJACK, "Conv", _accepts_sparse, _lower(True), "quads", 19, cost=_cost(True)))
+lowering(
+    Lowering(
+        "quad_conv_sparse", SKIPJACK, "Conv", _accepts_sparse, _lower(True), "quads", 19, _cost(True), encoding="fours"
+    )
+)
