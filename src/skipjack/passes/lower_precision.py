@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from skipjack.core.dtypes import DType
-from skipjack.ir.graph import ONNX, SKIPJACK, Graph, Node, frozen
+from skipjack.ir.graph import ONNX, SKIPJACK, Attr, Graph, Node, frozen
 from skipjack.ir.types import TensorType
 from skipjack.lang.expr import Expr, arg, cast
 from skipjack.passes.expressions import substitute
@@ -146,8 +146,8 @@ class _Lowering:
         """The node that rounds a value before n reads it, when none did."""
         if x not in self.half:
             self.half[x] = self.name(x)
-            attrs = frozen({"expr": self.rounded(arg(0, DType.F32))})
-            yield Node("Pointwise", (x,), (self.half[x],), attrs, SKIPJACK, n.origin)
+            attrs: dict[str, Attr] = {"expr": self.rounded(arg(0, DType.F32))}
+            yield Node("Pointwise", (x,), (self.half[x],), frozen(attrs), SKIPJACK, n.origin)
 
     def with_half_extras(self, n: Node) -> Node:
         """The node reading rounded residuals where those alone exist."""
