@@ -59,3 +59,11 @@ def test_element_types(dtype: DType) -> None:
 def test_half_precision() -> None:
     x, scales = random((2, 3, 5, 7), DType.F16), np.array([1, 1, 2, 2], F32)
     check("Resize", [x, None, scales], {"mode": "linear"}, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.I32])
+@pytest.mark.parametrize("factors", [(2, 2), (3, 4), (1, 2), (2, 1), (1, 3)], ids=str)
+def test_rows_and_columns_repeated(factors: tuple[int, int], dtype: DType) -> None:
+    attrs = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    for width in (1, 5, 16, 17, 33):
+        resize(random((2, 3, 4, width), dtype), attrs, scales=[1, 1, *factors])

@@ -15,6 +15,7 @@ from skipjack.kernels.emit import cast as convert
 from skipjack.kernels.emit import load_as, memory_type, register_type, store_as, supported_dtype, to_compute
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Place, Site, Work, generator, lowering
 from skipjack.kernels.movement import take_tables
+from skipjack.kernels.repeat_rows import repeat_rows
 from skipjack.kernels.span import lanes_for, maskable, span
 from skipjack.kernels.strided import View, apply, at_place, whole
 from skipjack.lang.expr import Expr, arg, cast, const, maximum, minimum, select, unary
@@ -71,7 +72,8 @@ def _lower(work: Work) -> list[Launch]:
     if not axes:
         return copy_whole(x, out, work.target)
     if str(work.attr("mode", "nearest")) == "nearest" and not crop:
-        return take_tables(work, x, [(a.axis, a.weights.argmax(axis=1)) for a in axes])
+        tables = [(a.axis, a.weights.argmax(axis=1)) for a in axes]
+        return repeat_rows(work, tables) or take_tables(work, x, tables)
     compute = DType.F32 if x.dtype in (DType.F32, DType.F16, DType.BF16) else DType.F64
     direct = not crop and x.dtype.is_float
     launches: list[Launch] = []

@@ -256,14 +256,15 @@ def candidates(s: WindowShape, target: Target, threads: int) -> Iterator[Geometr
     for lanes in (target.vl, target.vl // 2) if target.vl == 16 else (target.vl,):
         most = min(target.registers - 4, 8 if lanes == 16 else 14)
         vectors = -(-s.out[2] // lanes)
-        for v in range(1, min(most, vectors) + 1):
+        for v in range(min(most // 2, vectors) if flat else 1, min(most, vectors) + 1):
             across = -(-vectors // v)
             grouped = min(across, _GROUPED_TILES)
             if flat:
                 for source in (DIRECT, TILE):
                     yield from _grouped([_sized(source, lanes, (1, v), (1, n), s) for n in (1, grouped)], threads)
             elif v == -(-vectors // across):
-                for rows in range(1, min(most // v, s.out[1]) + 1):
+                highest = min(most // v, s.out[1])
+                for rows in range(highest // 2 + 1, highest + 1):
                     down = -(-s.out[1] // rows)
                     cuts = [(d, a) for d in (1, 2, 4, 8) if d <= down for a in {1, grouped}]
                     yield from _grouped([_sized(BAND, lanes, (rows, v), cut, s) for cut in cuts], threads)
