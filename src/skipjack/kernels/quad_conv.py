@@ -285,22 +285,30 @@ def _lower(sparse: bool) -> Callable[[Work], list[Launch]]:
     return lower
 
 
-def _tables(work: Work, g: Geometry, sparse: bool) -> tuple[Place, Place, np.ndarray]:
-    """Packed weights, the table beside them, and the work of every group of maps."""
+def _tables(work: Work, g: Geometry, sparse: bool) -> tuple[Place, Place]:
+    """Packed weights and the table beside them."""
     w, memory, offsets, group = work.input(1), work.memory, g.offsets(), g.s.group
     assert w.value is not None, "only constant weights are accepted"
     if not sparse:
         table = memory.constant(np.repeat(offsets, summands(w.value)))
-        packed = memory.packed(w, f"quads {group}", lambda v: pack_dense(side_by_side(v, g.joined, group)))
-        return packed, table, np.ones(-(-g.s.maps // 4))
-    key = f"{g.step} {g.group_bytes} {g.width} {g.phase_rows}"
+        return memory.packed(w, f"quads {group}", lambda v: pack_dense(side_by_side(v, g.joined, group))), table
+    made: list[TermRows] = []
 
     def rows(v: np.ndarray) -> TermRows:
-        return sparse_rows(side_by_side(v, g.joined, group), offsets, g.step)
+        if not made:
+            made.append(sparse_rows(v, offsets, g.step))
+        return made[0]
 
-    entries = memory.packed(w, f"quad rows {group} {key}", lambda v: rows(v).entries)
-    starts = memory.packed(w, f"quad starts {group} {g.step}", lambda v: rows(v).starts)
-    return entries, starts, live_terms(w.value) + 1
+    key = f"{g.step} {g.group_bytes} {g.width} {g.phase_rows}"
+    entries = memory.packed(w, f"quad rows {key}", lambda v: rows(v).entries)
+    return entries, memory.packed(w, f"quad starts {g.step}", lambda v: rows(v).starts)
+
+
+def _amounts(work: Work, g: Geometry, sparse: bool) -> np.ndarray:
+    """How much every group of four maps takes."""
+    w = work.input(1).value
+    assert w is not None, "only constant weights are accepted"
+    return live_terms(w) + 1 if sparse else np.ones(-(-g.s.maps // 4))
 
 
 def _sizes(g: Geometry, terms: int, parts: np.ndarray) -> dict[str, int]:
@@ -322,8 +330,8 @@ def _sizes(g: Geometry, terms: int, parts: np.ndarray) -> dict[str, int]:
 
 def _launch(work: Work, g: Geometry, sparse: bool) -> Launch:
     x, y, w = work.input(0), work.output(), work.input(1)
-    packed, table, amounts = _tables(work, g, sparse)
-    parts = parts_of(g, amounts, work.threads)
+    packed, table = _tables(work, g, sparse)
+    parts = parts_of(g, lambda: _amounts(work, g, sparse), work.threads)
     assert w.value is not None, "only constant weights are accepted"
     sizes = _sizes(g, g.terms * (1 if sparse else summands(w.value)), parts)
     tail = 0 if sparse else g.tail

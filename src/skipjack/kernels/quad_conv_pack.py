@@ -8,6 +8,7 @@ a band of input rows that holds one shifted copy for every column of the window 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -225,17 +226,19 @@ def _banded(s: WindowShape, j: Joined, b: Block) -> Geometry:
     return _spanned(cut(min(range(most, least - 1, -1), key=vectors)))
 
 
-def parts_of(g: Geometry, work: np.ndarray, threads: int) -> np.ndarray:
+def parts_of(g: Geometry, work: Callable[[], np.ndarray], threads: int) -> np.ndarray:
     """Where the parts of maps begin and end, in groups of four maps of which `work` says how much they take."""
     if g.apart:
         return _joined_parts(g, threads)
-    count = max(len(work), 1)
+    count = max(-(-g.s.maps // 4), 1)
     sums = 4 * g.block.vectors * g.block.lanes * 4
     parts = -(-count * sums // _SUM_BYTES) if g.steps > 1 else 1
     if threads > 1:
         wanted = -(-_UNITS_PER_THREAD * threads // max(g.s.batch * g.bands, 1))
         parts = max(parts, min(wanted, count // _GROUPS_PER_PART))
-    done = np.concatenate([[0], np.cumsum(work, dtype=np.float64)])
+    if parts <= 1:
+        return np.array([0, count], np.int64)
+    done = np.concatenate([[0], np.cumsum(work(), dtype=np.float64)])
     cuts = np.searchsorted(done, np.linspace(0, done[-1], parts + 1)[1:-1])
     return np.concatenate([[0], np.maximum.accumulate(cuts), [count]]).astype(np.int64)
 
@@ -263,7 +266,9 @@ def side_by_side(w: np.ndarray, j: Joined, group: int) -> np.ndarray:
 
 def _bytes(w: np.ndarray) -> list[np.ndarray]:
     """Arrays of i8 whose sum is w."""
-    found, rest = list[np.ndarray](), w.astype(np.int16)
+    if w.dtype == np.int8:
+        return [w]
+    found, rest = list[np.ndarray](), w
     while True:
         one = np.clip(rest, -128, 127)
         found.append(one.astype(np.int8))
@@ -313,23 +318,30 @@ class TermRows:
 
 def sparse_rows(w: np.ndarray, offsets: np.ndarray, step: int) -> TermRows:
     """Packed rows of [M, C, window]; offsets are in bytes, per term."""
-    maps, terms, steps, chunks = -(-len(w) // 4) * 4, len(offsets), -(-len(offsets) // step), list[np.ndarray]()
-    counts = np.zeros((steps, maps), np.int64)
-    arrays = [_terms(part) for part in _bytes(w)]
-    for one in range(steps):
-        lo, hi = one * step, min(one * step + step, terms)
-        cut = np.concatenate([a[:, lo:hi] for a in arrays], 1)
-        at = np.tile(offsets[lo:hi], len(arrays))
-        row, column = np.nonzero(cut.any(-1))
-        entries = np.empty((len(row), 2), np.int32)
-        entries[:, 0] = at[column]
-        entries[:, 1] = np.ascontiguousarray(cut[row, column]).view(np.int32)[:, 0]
-        counts[one] = np.bincount(row, minlength=maps)
-        chunks.append(entries)
-    starts = np.concatenate([[0], np.cumsum(counts.reshape(-1))]).astype(np.int32)
-    return TermRows(np.concatenate(chunks) if chunks else np.zeros((0, 2), np.int32), starts)
+    arrays = [words_of(part) for part in _bytes(w)]
+    maps, terms = arrays[0].shape
+    steps = -(-terms // step)
+    if len(arrays) > 1:
+        # The summands of a term lie side by side, so that they fall into one step.
+        offsets, step = np.repeat(offsets, len(arrays)), step * len(arrays)
+    words = np.stack(arrays, 2).reshape(maps, -1)
+    row, column = np.nonzero(words)
+    number = column // step
+    order = np.argsort(number, kind="stable") if steps > 1 else slice(None)
+    row, column = row[order], column[order]
+    entries = np.empty((len(row), 2), np.int32)
+    entries[:, 0] = offsets[column]
+    entries[:, 1] = words[row, column]
+    counts = np.bincount(number[order] * maps + row, minlength=steps * maps)
+    return TermRows(entries, np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+
+
+def words_of(w: np.ndarray) -> np.ndarray:
+    """[M, C, window] of i8 as [maps up to a multiple of 4][terms] of i32, four weights each."""
+    return _terms(w).view(np.int32)[..., 0]
 
 
 def live_terms(w: np.ndarray) -> np.ndarray:
     """Per group of four maps, how many terms are not zero."""
-    return np.array([np.count_nonzero(_terms(w[i : i + 4]).any(-1)) for i in range(0, len(w), 4)], np.float64)
+    words = sum((words_of(part) != 0).sum(axis=1) for part in _bytes(w))
+    return np.asarray(words, np.float64).reshape(-1, 4).sum(axis=1)
