@@ -22,7 +22,7 @@ from skipjack.tune import layer_folder, measure_rates
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Fewer layers: half a minute instead of several.")
+@click.option("--quick", is_flag=True, help="Fewer layers: seconds instead of a minute.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the table to this file instead.")
 @click.option("--show", is_flag=True, help="Print the table that is used, measure nothing.")
 @click.option("--reset", is_flag=True, help="Remove what was measured on this machine.")
