@@ -14,7 +14,14 @@ from skipjack.codegen.lower import lower
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK, Node
 from skipjack.ir.types import tensor
-from skipjack.kernels.amx_linear import AMX_DENSE, AMX_SKIPPING, live_tiles, weight_tiles
+from skipjack.kernels.amx_linear import (
+    AMX_DENSE,
+    AMX_DENSE_TO_ROWS,
+    AMX_SKIPPING,
+    AMX_SKIPPING_TO_ROWS,
+    live_tiles,
+    weight_tiles,
+)
 from skipjack.kernels.launch import Bound, Lowering, Plainly, Site, Work, trace
 from skipjack.lang import interpreter
 from skipjack.lang.expr import Expr, arg, binary, cast, evaluate, unary
@@ -23,7 +30,11 @@ from skipjack.lang.program import PTR
 from skipjack.lang.tiles import DOT_BF16, DOT_S8_S8, DOT_S8_U8, Tiles
 from skipjack.targets.target import AMX, AVX512_VNNI
 
-WAYS = pytest.mark.parametrize("way", [AMX_DENSE, AMX_SKIPPING], ids=lambda w: w.name)
+WAYS = pytest.mark.parametrize(
+    "way",
+    [AMX_DENSE, AMX_SKIPPING, AMX_DENSE_TO_ROWS, AMX_SKIPPING_TO_ROWS],
+    ids=lambda w: f"{w.name} {w.layouts}",
+)
 F, I, U = DType.F32, DType.I32, DType.U8
 SUM = cast(arg(0, I) + arg(1, I), F) * arg(2, F)
 CODES = cast(binary("max", binary("min", unary("round", SUM), 255.0), 0.0), U)
@@ -97,7 +108,7 @@ def test_tiles_of_zeros_are_left_out() -> None:
 
 
 def _site(w: np.ndarray, target=AMX) -> Site:
-    node = Node("Linear", ("x", "w"), ("y",), MappingProxyType({}), SKIPJACK)
+    node = Node("Linear", ("x", "w"), ("y",), MappingProxyType({"epilogue": arg(0, I)}), SKIPJACK)
     types = [tensor(U, 8, w.shape[0]), tensor(DType.I8, *w.shape)]
     return Site(node, types, [tensor(I, 8, w.shape[1])], [None, w], target)
 

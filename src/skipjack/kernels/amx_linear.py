@@ -18,10 +18,12 @@ import numpy as np
 
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK
-from skipjack.kernels.epilogue import accepts_epilogue, extras_of
+from skipjack.kernels.epilogue import Epilogue, accepts_epilogue, extras_of
 from skipjack.kernels.kinds import TILE
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, generator, lowering
-from skipjack.kernels.positions import FULL, Rows, RowsEpilogue, Words, accumulator_type, pack_of, rows_epilogue
+from skipjack.kernels.positions import RowsEpilogue, accumulator_type, pack_of
+from skipjack.kernels.quad_finish import Sums, epilogue_for, finish, not_in_columns, to_rows_us
+from skipjack.lang.expr import Expr
 from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import I32, I64, PTR, Program
 from skipjack.lang.tiles import DOT_BF16, DOT_S8_S8, DOT_S8_U8, ROW_BYTES, TILE_BYTES, TILE_ROWS, Tiles
@@ -33,7 +35,8 @@ _STEP_BYTES = TILE_ROWS * PITCH
 _GROUP_ROWS = 768
 _UNITS_PER_THREAD = 3
 _SEGMENT_WORDS = 3
-_WORDS = ("words", "rows", "blocks", "groups", "parts", "last_step")
+_TILE_US, _ROWS_US, _DENSE_US = 0.0077, 0.026, 0.0110
+_WORDS = ("words", "features", "positions", "blocks", "groups", "parts", "last_step")
 _DOTS = {DType.U8: DOT_S8_U8, DType.I8: DOT_S8_S8, DType.BF16: DOT_BF16}
 _FEATURES = {DType.U8: "amx-int8", DType.I8: "amx-int8", DType.BF16: "amx-bf16"}
 _WEIGHTS = {DType.U8: DType.I8, DType.I8: DType.I8, DType.BF16: DType.BF16}
@@ -69,7 +72,7 @@ class AmxSpec:
     shape: Shape
     tail: bool
     ragged: bool
-    epilogue: RowsEpilogue
+    epilogue: RowsEpilogue | Epilogue
 
 
 def weight_tiles(w: np.ndarray, rows: int) -> np.ndarray:
@@ -178,23 +181,16 @@ class _Unit:
         self.k.branch(fresh, zeros, loaded)
 
     def _finish(self, index: V, block: V, sums: V) -> None:
-        k, a, e = self.k, self.k.arg, self.s.epilogue
-        vector = accumulator_type(self.s.x_type, self.vl)
-        full = [(getattr(a, f"e{i}"), dtype) for i, (kind, dtype) in enumerate(e.extras) if kind == FULL]
-        first = block * self.height
-        with k.loop(k.min(a.rows - first, self.height), 0, e.wide) as r:
-            row = first + r
-            rows = Rows(k, e, self.vl, row, a.rows, self.s.ragged)
-            with k.loop(PITCH, 0, vector.nbytes) as at:
-                values = [sums.at((r + i) * PITCH + at).load(vector) for i in range(e.wide)]
-                places = [self._words(p, dtype, index, row, at) for p, dtype in full]
-                rows.store(values, self._words(a.y, e.output, index, row, at), places)
-
-    def _words(self, p: V, dtype: DType, index: V, row: V, at: V) -> Words:
-        """Where `row` of the column tile lies in a value of this type."""
-        pack = pack_of(dtype)
-        height = (self.k.arg.rows + (pack - 1)) // pack
-        return Words(p.at((index * height + row // pack) * PITCH + at), PITCH)
+        k, a, lanes = self.k, self.k.arg, self.vl
+        vectors = k.min((a.positions - index * TILE + (lanes - 1)) // lanes, TILE // lanes)
+        element = accumulator_type(self.s.x_type, 0)
+        with k.loop(self.s.shape.rows) as r:
+            row = block * self.height + r * TILE_ROWS
+            rows = k.min(a.features - row, TILE_ROWS)
+            with k.when(rows > 0):
+                at = sums.at(r * (TILE_ROWS * PITCH))
+                done = Sums(at, PITCH, row, rows, index, k.i64(0), vectors, element)
+                finish(k, self.s.epilogue, done, lanes, self.s.ragged)
 
 
 @generator("amx_linear")
@@ -208,21 +204,27 @@ def amx_linear(target: Target, symbol: str, s: AmxSpec) -> Program:
     return k.finish(unit.scratch_bytes)
 
 
-def _accepts(site: Site) -> str:
+def _accepts_to_rows(site: Site) -> str:
     x, w = site.inputs[0], site.constants[1]
     assert x is not None, "a Linear node lacks its input"
     if x.dtype not in _FEATURES or not site.target.has(_FEATURES[x.dtype]):
         return f"this CPU has no tile products of {x.dtype.value}"
     if w is None or DType.from_numpy(w.dtype) is not _WEIGHTS[x.dtype]:
         return "its weight is not a constant of a type that tiles multiply"
+    if not isinstance(site.node.attrs.get("epilogue"), Expr):
+        return "no epilogue that says what the sums become"
     return "a single position" if (x.rank or 0) < 2 else accepts_epilogue(site)
+
+
+def _accepts(site: Site) -> str:
+    return not_in_columns(site) or _accepts_to_rows(site)
 
 
 def _lowered(shape: Shape, skipped: bool) -> Callable[[Work], list[Launch]]:
     def lower(work: Work) -> list[Launch]:
         x, w, y = work.input(0), work.input(1), work.output()
         depth, rows = w.shape
-        positions, e = prod(y.shape[:-1]), rows_epilogue(work)
+        positions, (e, ragged) = prod(y.shape[:-1]), epilogue_for(work)
         if not positions or not rows:
             return []
         per = ROW_BYTES // w.dtype.itemsize
@@ -235,8 +237,8 @@ def _lowered(shape: Shape, skipped: bool) -> Callable[[Work], list[Launch]]:
         packed = work.memory.packed(w, f"amx{shape.rows}{skipped}", lambda a: pack(a, shape.rows, skipped))
         extras = [b.place for b in extras_of(work)]
         tail = words % TILE_ROWS != 0
-        spec = KernelSpec("amx_linear", (AmxSpec(x.dtype, shape, tail, rows % e.wide != 0, e),))
-        numbers = (words, rows, blocks, groups, max(-(-steps // STEPS), 1), steps - 1)
+        spec = KernelSpec("amx_linear", (AmxSpec(x.dtype, shape, tail, ragged, e),))
+        numbers = (words, rows, positions, blocks, groups, max(-(-steps // STEPS), 1), steps - 1)
         reads = (x.place, packed, *extras)
         return [Launch(spec, tiles * groups, (x.place, packed, y.place, *extras, *numbers), reads, (y.place,))]
 
@@ -257,9 +259,6 @@ def live_tiles(w: np.ndarray) -> int:
     return counted
 
 
-_TILE_US, _ROWS_US, _DENSE_US = 0.0077, 0.026, 0.0110
-
-
 def _cost(skipped: bool) -> Callable[[Work], float]:
     """Microseconds from measured rates per 16 positions: of a tile of weights, and of a row of tiles with gaps."""
 
@@ -275,9 +274,19 @@ def _cost(skipped: bool) -> Callable[[Work], float]:
     return cost
 
 
-AMX_DENSE = lowering(
-    Lowering("amx_linear", SKIPJACK, "Linear", _accepts, _lowered(DENSE, False), "columns", 30, _cost(False))
-)
-AMX_SKIPPING = lowering(
-    Lowering("amx_linear_skip", SKIPJACK, "Linear", _accepts, _lowered(SKIPPING, True), "columns", 29, _cost(True))
-)
+def _ways(name: str, shape: Shape, skipped: bool, rank: int) -> tuple[Lowering, Lowering]:
+    """The lowering to column tiles and the one to plain rows."""
+    lower, cost = _lowered(shape, skipped), _cost(skipped)
+
+    def cost_to_rows(work: Work) -> float:
+        return cost(work) + to_rows_us(work)
+
+    made = (
+        Lowering(name, SKIPJACK, "Linear", _accepts, lower, "columns", rank, cost),
+        Lowering(name, SKIPJACK, "Linear", _accepts_to_rows, lower, "columns>plain", rank, cost_to_rows),
+    )
+    return lowering(made[0]), lowering(made[1])
+
+
+AMX_DENSE, AMX_DENSE_TO_ROWS = _ways("amx_linear", DENSE, False, 30)
+AMX_SKIPPING, AMX_SKIPPING_TO_ROWS = _ways("amx_linear_skip", SKIPPING, True, 29)

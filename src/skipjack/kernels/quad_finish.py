@@ -1,4 +1,4 @@
-"""The end of an integer linear layer in column tiles: i32 accumulators in scratch through the epilogue to memory."""
+"""The end of a linear layer in column tiles: accumulators in scratch through the epilogue to memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skipjack.kernels.positions import FULL, Rows, RowsEpilogue, Words, pack_of,
 from skipjack.kernels.repack import transpose
 from skipjack.lang.expr import Expr
 from skipjack.lang.kernel import Kernel, V
-from skipjack.lang.program import I32
+from skipjack.lang.program import I32, Ty
 
 WIDE = 4
 _X, _W = (DType.U8,), (DType.I8, DType.I16)
@@ -21,7 +21,7 @@ _X, _W = (DType.U8,), (DType.I8, DType.I16)
 
 @dataclass(frozen=True)
 class Sums:
-    """i32 accumulators of rows [row, row + rows) and some vectors of positions of a tile, from vector `vector` on.
+    """Accumulators of rows [row, row + rows) and some vectors of positions of a tile, from vector `vector` on.
 
     Row r lies at accumulators + r * pitch_bytes. Room is there for a multiple of as many rows as finish_rows says.
     """
@@ -33,6 +33,7 @@ class Sums:
     tile: V
     vector: V
     vectors: V
+    element: Ty = I32
 
 
 def finish(k: Kernel, e: RowsEpilogue | Epilogue, s: Sums, lanes: int, ragged: bool) -> None:
@@ -57,7 +58,7 @@ def _to_rows(k: Kernel, e: Epilogue, s: Sums, lanes: int, mask: V | None) -> Non
     end = Ending(k, e, s.row, lanes, mask)
     with k.loop(s.vectors) as t:
         source = s.accumulators.at(t * (4 * lanes))
-        sums = [source.at(i * s.pitch_bytes).load(I32.vec(lanes)) for i in range(lanes)]
+        sums = [source.at(i * s.pitch_bytes).load(s.element.vec(lanes)) for i in range(lanes)]
         first = s.tile * TILE + (s.vector + t) * lanes
         for i, one in enumerate(transpose(sums)):
             with k.when(first + i < k.arg.positions):
@@ -81,7 +82,7 @@ def _to_tiles(k: Kernel, e: RowsEpilogue, s: Sums, lanes: int, ragged: bool) -> 
         with k.loop(s.vectors) as t:
             step = t * (4 * lanes)
             source = s.accumulators.at(r * s.pitch_bytes).at(step)
-            sums = [source.at(i * s.pitch_bytes).load(I32.vec(lanes)) for i in range(e.wide)]
+            sums = [source.at(i * s.pitch_bytes).load(s.element.vec(lanes)) for i in range(e.wide)]
             at = [Words(w.pointer.at(step), w.pitch) for w in (y, *full)]
             rows.store(sums, at[0], at[1:])
 
@@ -131,6 +132,11 @@ def accepts_to_rows(site: Site) -> str:
 
 def accepts_integers(site: Site) -> str:
     """accepts_to_rows, for an output and extras in column tiles."""
+    return not_in_columns(site) or accepts_to_rows(site)
+
+
+def not_in_columns(site: Site) -> str:
+    """Why the output and the extras cannot lie in column tiles; empty when they can."""
     out = site.outputs[0]
     if out is None or out.dtype.itemsize > 4 or out.dtype is DType.BOOL:
         return "an output that is not in columns"
@@ -139,4 +145,4 @@ def accepts_integers(site: Site) -> str:
             return "a constant extra with more than one axis"
         if t.rank > 1 and (t.dtype.itemsize > 4 or t.dtype is DType.BOOL):
             return f"an extra of {t.dtype.value} in columns"
-    return accepts_to_rows(site)
+    return ""
