@@ -169,18 +169,17 @@ def test_fours_hold_the_matrix() -> None:
     w = weights(37, 10, 0.4)
     cut = Cut(3, 8, 4)
     packed = pack_fours(w, cut)
-    head = packed[: 8 * 7].view(np.int64)
-    starts, blocks = head[3:], 3
+    head = packed[: 8 * 6].view(np.int64)
+    starts, blocks = head[2:], 3
     ends = packed[head[0] : head[1]].view(np.int32)
-    index, values = packed[head[1] : head[2]].view(np.uint16), packed[head[2] :].view(np.int8).reshape(-1, 4)
     back = np.zeros((12, 40), np.int32)
     for p, (first, last) in enumerate(itertools.pairwise(starts)):
         table = ends[blocks * first + p :]
         for n in range(blocks * (last - first)):
             block, row = divmod(n, last - first)
-            for e in range(table[n], table[n + 1]):
-                at = 4 * (block * cut.block + index[e])
-                back[first + row, at : at + 4] += values[e]
+            for e in range(head[1] + table[n], head[1] + table[n + 1], 5):
+                at = 4 * (block * cut.block + packed[e + 4])
+                back[first + row, at : at + 4] += packed[e : e + 4].view(np.int8)
     assert (back[:10, :37] == w.T).all()
     assert not back[10:].any()
 

@@ -91,16 +91,21 @@ ROW_WORK = 6
 """What a row costs beside its entries, in entries."""
 
 
-def pack_fours(w: np.ndarray, cut: Cut) -> np.ndarray:
-    """[K, M] as bytes: i64 places of the three sections, then per panel its first row, and the end; then the sections.
+ENTRY_BYTES = 5
 
-    Entries lie in the order [panel][block][row][k4]. The sections: i32 ends of the entries of each (panel, block, row),
-    with the start of a panel in front, so that panel p begins at i32 number blocks * first row + p; u16 k4 within the
-    block; i32 words of four weights. Rows count up to a multiple of four.
+
+def pack_fours(w: np.ndarray, cut: Cut) -> np.ndarray:
+    """[K, M] as bytes: i64 places of the two sections, then per panel its first row, and the end; then the sections.
+
+    Entries lie in the order [panel][block][row][k4]: four weights, then k4 within the block. The sections: i32 ends (in
+    bytes) of the entries of each (panel, block, row), with the start of a panel in front, so that panel p begins at i32
+    number blocks * first row + p; the entries, with room behind to load the last one as 8 bytes. Rows count up to a
+    multiple of four.
     """
     terms = terms_of(w)
     k4, m = -(-w.shape[0] // 4), w.shape[1]
     rows, blocks = -(-m // 4) * 4, max(-(-k4 // cut.block), 1)
+    assert cut.block <= 256, "k4 within a block is one byte"
     words = np.zeros((rows, blocks * cut.block, len(terms)), np.uint32)
     for t, term in enumerate(terms):
         words[:m, :k4, t] = words_of(term).T
@@ -108,23 +113,24 @@ def pack_fours(w: np.ndarray, cut: Cut) -> np.ndarray:
     live = words != 0
     counts = np.count_nonzero(live, axis=2)
     starts = panel_starts((counts.sum(1) + ROW_WORK).reshape(-1, 4).sum(1), cut)
-    ends, index, values = [np.zeros(0, np.int32)], [np.zeros(0, np.uint16)], [np.zeros(0, np.uint32)]
+    ends, entries = [np.zeros(0, np.int32)], [np.zeros((0, ENTRY_BYTES), np.uint8)]
     done = 0
-    for first, last in itertools.pairwise(starts):
-        part = counts[first:last].T.reshape(-1)
-        end = np.concatenate([[0], np.cumsum(part)]) + done
-        ends.append(end.astype(np.int32))
-        found, which = _entries(words[first:last], live[first:last], len(terms))
-        index.append(which)
-        values.append(found)
+    for first, last in itertools.pairwise(starts.tolist()):
+        end = np.concatenate([[0], np.cumsum(counts[first:last].T.reshape(-1))]) + done
+        ends.append((end * ENTRY_BYTES).astype(np.int32))
+        entries.append(_entries(words[first:last], live[first:last], len(terms)))
         done = int(end[-1])
-    return _joined(starts, [np.concatenate(ends), np.concatenate(index), np.concatenate(values)])
+    room = np.zeros((2, ENTRY_BYTES), np.uint8)
+    return _joined(starts, [np.concatenate(ends), np.concatenate([*entries, room])])
 
 
-def _entries(words: np.ndarray, live: np.ndarray, terms: int) -> tuple[np.ndarray, np.ndarray]:
-    """(words, k4 within the block) of a panel [row][block][k4 * terms] in the order [block][row][k4]."""
+def _entries(words: np.ndarray, live: np.ndarray, terms: int) -> np.ndarray:
+    """The entries of a panel [row][block][k4 * terms] in the order [block][row][k4]."""
     block, row, at = np.nonzero(np.ascontiguousarray(live.transpose(1, 0, 2)))
-    return words[row, block, at], (at // terms).astype(np.uint16)
+    out = np.empty((len(at), ENTRY_BYTES), np.uint8)
+    out[:, :4] = words[row, block, at].view(np.uint8).reshape(-1, 4)
+    out[:, 4] = at // terms
+    return out
 
 
 def _joined(starts: np.ndarray, sections: Sequence[np.ndarray]) -> np.ndarray:
@@ -134,5 +140,5 @@ def _joined(starts: np.ndarray, sections: Sequence[np.ndarray]) -> np.ndarray:
     out = np.zeros(int(places[-1]), np.uint8)
     head = np.concatenate([places[1:-1], starts]).astype(np.int64)
     for place, part in zip(places[:-1], [head, *sections], strict=True):
-        out[place : place + part.nbytes] = part.view(np.uint8)
+        out[place : place + part.nbytes] = part.reshape(-1).view(np.uint8)
     return out
