@@ -12,12 +12,13 @@ from test_gemv import EXPANDING, ON
 
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import MS, Node
+from skipjack.ir.types import TensorType
 from skipjack.kernels import nbits
-from skipjack.kernels.launch import Bound, Launch, Place, Work, lowerings
+from skipjack.kernels.launch import Bound, Launch, Site, Work, lowerings
 from skipjack.kernels.nbits_many import rows_of_group
 from skipjack.ops.microsoft import dequantized_nbits
 from skipjack.ops.registry import Ref
-from skipjack.targets.target import Target, host
+from skipjack.targets.target import Target
 
 NBITS = lowerings(MS, "MatMulNBits")[0]
 
@@ -190,15 +191,24 @@ def test_sparse_codes_become_bitmasks_and_take_less_memory() -> None:
     for live, masked in ((1.0, False), (0.9, False), (0.4, True), (0.05, True)):
         spec = launches(weight(256, 1024, 128, 4, "", live, level=4), 1)[-1].spec
         assert spec.params[0].codes.masked == masked, f"{live} live"
+        reasons = [
+            way.accepts(_site(weight(256, 1024, 128, 4, "", live, level=4))) for way in lowerings(MS, "MatMulNBits")
+        ]
+        assert [bool(r) for r in reasons] == [masked, not masked], f"{live} live: {reasons}"
     w = weight(256, 1024, 128, 4, "", 0.3)
     sizes = [a.nbytes for a in w.operands if a is not None]
     array = nbits.pack_masked(*_codes(w), 4, 64, 4)
     assert array.nbytes < 0.8 * sizes[0]
 
 
+def _site(w: Weight) -> Site:
+    operands = [made(1, w.attrs["K"]), *(a for a in w.operands if a is not None)]
+    types = [TensorType(DType.from_numpy(a.dtype), a.shape) for a in operands]
+    out = TensorType(DType.F32, (1, w.attrs["N"]))
+    return Site(w.node, types, [out], [None, *operands[1:]], EXPANDING[-1])
+
+
 def _codes(w: Weight) -> tuple[np.ndarray, np.ndarray]:
-    bound = [Bound("x", DType.F32, (1, 1024), Place(0))]
-    bound += [Bound("w", DType.U8, (0,), Place(0), value=w.operands[0]), Bound("s", DType.F32, (0,), Place(0))]
-    found = nbits._weight(Work(w.node, bound, [bound[0]], GuardedMemory(), host()))
-    codes = found.unpacked(w.operands[0])
+    found = nbits._weight(w.node, [None, *w.operands])
+    codes = found.unpacked(found.codes)
     return codes, found.live(codes, found.zero_codes(None))

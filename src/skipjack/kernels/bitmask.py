@@ -31,7 +31,7 @@ def _whole(target: Target, itemsize: int) -> bool:
 
 def expansion_cycles(target: Target, itemsize: int) -> float:
     """About how long one expansion takes, its mask and the step to the next value included."""
-    return 3.0 if _whole(target, itemsize) else 3.0 * target.vl
+    return 2.2 if _whole(target, itemsize) else 3.0 * target.vl
 
 
 def mask_type(lanes: int, itemsize: int) -> Ty:

@@ -243,13 +243,12 @@ def _us(work: Work, masked: bool) -> float:
     w, target = work.input(1), work.target
     depth, m = w.shape
     rows = work.output().elements // m if m else 0
-    if not rows or w.value is None:
-        return 0.0
+    assert w.value is not None, "the weight is constant"
     integer, size = w.dtype is DType.I8, w.dtype.itemsize
     chunks = depth * m * size / target.vector_bytes
     bytes_per_weight = size * zeros_of(w.value).density + 1 / 8 if masked else size
     products = 1.0 if not integer or target.has("avx512vnni") else 3.0
-    shared = 1.0 if not masked else expansion_cycles(target, size)
+    shared = expansion_cycles(target, size) if masked else 0.2
     shared += 0.0 if integer or size == 4 else 2.0
     blocks = -(-rows // _block(target, integer))
     per_chunk = shared * blocks + products * rows * (1 if integer else 4 // size)

@@ -7,12 +7,13 @@ to 24. Sums within a group are exact, so neither the number of rows nor that of 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from skipjack.core.dtypes import DType
-from skipjack.ir.graph import MS
+from skipjack.ir.graph import MS, Node
 from skipjack.kernels.bitmask import can_expand, expansion_cycles
 from skipjack.kernels.epilogue import accepts_epilogue, epilogue_of
 from skipjack.kernels.gemv import heights, panel_vectors
@@ -35,15 +36,15 @@ _FLOATS = (DType.F32, DType.F16, DType.BF16)
 
 @dataclass(frozen=True)
 class _Weight:
-    """The weight of a node: its sizes, and the arrays of its codes, scales and zeros."""
+    """The weight of a node: its sizes, how many planes of X it is multiplied with, its packed codes and its zeros."""
 
     outputs: int
     depth: int
     group: int
     bits: int
-    codes: Bound
-    scales: Bound
-    zeros: Bound | None
+    planes: int
+    codes: np.ndarray
+    zeros: np.ndarray | None
 
     @property
     def groups(self) -> int:
@@ -69,9 +70,20 @@ class _Weight:
         return live
 
 
-def _weight(work: Work) -> _Weight:
-    outputs, depth, group = (int(work.attr(name)) for name in ("N", "K", "block_size"))
-    return _Weight(outputs, depth, group, int(work.attr("bits", 4)), work.input(1), work.input(2), work.maybe(3))
+def _weight(node: Node, constants: Sequence[np.ndarray | None]) -> _Weight:
+    """The weight among a node's constants."""
+    attrs = {"bits": 4, "accuracy_level": 0} | dict(node.attrs)
+    outputs, depth, group, bits, level = (
+        int(str(attrs[name])) for name in ("N", "K", "block_size", "bits", "accuracy_level")
+    )
+    codes = constants[1]
+    assert codes is not None, "weights are constant"
+    zeros = constants[3] if len(constants) > 3 else None
+    return _Weight(outputs, depth, group, bits, 1 if level == 4 else FULL_PLANES, codes, zeros)
+
+
+def _weight_in(work: Work) -> _Weight:
+    return _weight(work.node, [None if b is None else b.value for b in work.inputs])
 
 
 _densities: dict[int, tuple[weakref.ref[np.ndarray], float]] = {}
@@ -79,27 +91,25 @@ _densities: dict[int, tuple[weakref.ref[np.ndarray], float]] = {}
 
 def _density(w: _Weight) -> float:
     """The share of codes that are not zero, in a sample of the outputs; 1 where zeros are no codes."""
-    array = w.codes.value
-    assert array is not None, "weights are constant"
-    found = _densities.get(id(array))
-    if found is not None and found[0]() is array:
+    found = _densities.get(id(w.codes))
+    if found is not None and found[0]() is w.codes:
         return found[1]
-    zero = w.zero_codes(None if w.zeros is None else w.zeros.value)
+    zero = w.zero_codes(w.zeros)
     share = 1.0
     if zero is not None:
         every = max(w.outputs // _SAMPLE_OUTPUTS, 1)
-        codes = w.unpacked(array.reshape(w.outputs, -1)[::every])
+        codes = w.unpacked(w.codes.reshape(w.outputs, -1)[::every])
         share = float(np.count_nonzero(w.live(codes, zero[::every]))) / max(len(codes) * w.depth, 1)
-    _densities[id(array)] = (weakref.ref(array), share)
+    _densities[id(w.codes)] = (weakref.ref(w.codes), share)
     return share
 
 
-def _is_masked(w: _Weight, target: Target, planes: int) -> bool:
+def _is_masked(w: _Weight, target: Target) -> bool:
     """Whether codes that are zero are left out: where that is quicker for one row."""
-    return can_expand(target, 1) and _chunk_us(w, target, 1, True, planes) < _chunk_us(w, target, 1, False, planes)
+    return can_expand(target, 1) and _chunk_us(w, target, 1, True) < _chunk_us(w, target, 1, False)
 
 
-def _chunk_us(w: _Weight, target: Target, rows: int, masked: bool, planes: int) -> float:
+def _chunk_us(w: _Weight, target: Target, rows: int, masked: bool) -> float:
     """What a vector of stored codes takes: from memory, or to multiply with few rows."""
     fields, width = 8 // w.bits, target.vector_bytes
     size = float(width)
@@ -108,25 +118,25 @@ def _chunk_us(w: _Weight, target: Target, rows: int, masked: bool, planes: int) 
         # The longest of several fields exceeds the mean by about a standard deviation.
         size = fields * width / 8 + min(live * width + (fields > 1) * (live * (1 - live) * width) ** 0.5, width)
     product = 1.0 if target.has("avx512vnni") else 3.0
-    blocks = -(-rows // block_rows(target, planes))
+    blocks = -(-rows // block_rows(target, w.planes))
     shared = fields + fields * expansion_cycles(target, 1) * masked
-    cycles = blocks * shared + rows * planes * fields * product
+    cycles = blocks * shared + rows * w.planes * fields * product
     return max(size / _BYTES_PER_US, cycles / _CYCLES_PER_US)
 
 
 def _us(work: Work) -> float:
-    w, target, planes = _weight(work), work.target, _planes(work)
+    w, target = _weight_in(work), work.target
     rows = work.output().elements // w.outputs
     codes = w.outputs * w.groups * w.group
     chunks = codes * w.bits / 8 / target.vector_bytes
-    per_group = 6.0 * planes * rows * w.outputs * w.groups / target.vl / _CYCLES_PER_US
+    per_group = 6.0 * w.planes * rows * w.outputs * w.groups / target.vl / _CYCLES_PER_US
     if rows <= _FEW_ROWS:
-        return chunks * _chunk_us(w, target, rows, _is_masked(w, target, planes), planes) + per_group
+        return chunks * _chunk_us(w, target, rows, _is_masked(w, target)) + per_group
     product = 1.15 if target.has("avx512vnni") else 3.0
-    return rows * codes * planes * product / target.vector_bytes / _CYCLES_PER_US + per_group
+    return rows * codes * w.planes * product / target.vector_bytes / _CYCLES_PER_US + per_group
 
 
-def _accepts(site: Site) -> str:
+def _accepts(site: Site, masked: bool) -> str:
     given = list(zip(site.inputs, site.constants, strict=True))
     if given[0][0] is None or given[0][0].dtype not in _FLOATS:
         return "activations are floats"
@@ -134,20 +144,20 @@ def _accepts(site: Site) -> str:
         return "its weight is not constant"
     if int(str(site.node.attrs.get("block_size", 0))) > _MOST_GROUP:
         return f"sums of more than {_MOST_GROUP} products do not fit 32 bits"
-    return "a bias is added by a node of its own" if len(given) > 5 else accepts_epilogue(site, _OPERANDS)
-
-
-def _planes(work: Work) -> int:
-    return 1 if int(work.attr("accuracy_level", 0)) == 4 else FULL_PLANES
+    if len(given) > 5:
+        return "a bias is added by a node of its own"
+    if _is_masked(_weight(site.node, site.constants), site.target) != masked:
+        return "codes of zero are quicker left out" if not masked else "too few codes are zero"
+    return accepts_epilogue(site, _OPERANDS)
 
 
 def _lower(work: Work) -> list[Launch]:
-    w, y = _weight(work), work.output()
+    w, y = _weight_in(work), work.output()
     rows = y.elements // w.outputs
     if not rows:
         return []
     codes, places = _stored(work, w)
-    planes = _planes(work)
+    planes = w.planes
     x, launches = quantised(work.memory, work.input(0), rows, w.depth, w.group, planes)
     target, epilogue = work.target, epilogue_of(replace(work, inputs=work.inputs[:2]))
     panels = -(-w.outputs // (panel_vectors(target) * target.vl))
@@ -173,26 +183,24 @@ def _stored(work: Work, w: _Weight) -> tuple[Codes, list[Place]]:
     target, memory = work.target, work.memory
     vectors = panel_vectors(target)
     columns = vectors * target.vl
-    zeros = None if w.zeros is None else w.zeros.value
-    numbers = w.zero_codes(zeros)
+    numbers = w.zero_codes(w.zeros)
     middle = numbers is not None and bool(np.all(numbers == 1 << (w.bits - 1)))
     kind = None if middle else DType.F32 if numbers is None else DType.U8
-    codes = Codes(w.bits, w.scales.dtype, kind, _is_masked(w, target, _planes(work)))
+    codes = Codes(w.bits, work.input(2).dtype, kind, _is_masked(w, target))
     size = f"{w.outputs}x{w.groups}x{w.group}:{columns}"
     by_group = f"groups:{w.outputs}x{w.groups}:{columns}"
     shape = (w.outputs, w.groups)
-    places = [memory.packed(w.scales, by_group, lambda a: in_panels(a.reshape(shape), columns))]
+    places = [memory.packed(work.input(2), by_group, lambda a: in_panels(a.reshape(shape), columns))]
     if not middle:
-        assert w.zeros is not None, "zeros other than the middle are given"
 
         def pack_zeros(a: np.ndarray) -> np.ndarray:
             given = w.zero_codes(a)
             return in_panels(a.astype(np.float32).reshape(shape) if given is None else given, columns)
 
-        places.append(memory.packed(w.zeros, f"zeros{w.bits}:{by_group}", pack_zeros))
+        places.append(memory.packed(work.input(3), f"zeros{w.bits}:{by_group}", pack_zeros))
     if not codes.masked:
         panels = memory.packed(
-            w.codes, f"codes{w.bits}:{size}", lambda a: pack_codes(w.unpacked(a), w.bits, columns, vectors)
+            work.input(1), f"codes{w.bits}:{size}", lambda a: pack_codes(w.unpacked(a), w.bits, columns, vectors)
         )
         return codes, [panels, *places]
 
@@ -201,11 +209,17 @@ def _stored(work: Work, w: _Weight) -> tuple[Codes, list[Place]]:
         found = w.unpacked(a)
         return pack_masked(found, w.live(found, numbers), w.bits, columns, vectors)
 
-    zero_name = "" if w.zeros is None else w.zeros.name
-    blob = memory.packed(w.codes, f"masked codes{w.bits}:{size}:{zero_name}", pack)
+    zero_name = "" if w.zeros is None else work.input(3).name
+    blob = memory.packed(work.input(1), f"masked codes{w.bits}:{size}:{zero_name}", pack)
     chunks = w.groups * w.group * w.bits // 32 * vectors
     parts = masked_parts(-(-w.outputs // columns), chunks, w.bits, target.vector_bytes)
     return codes, [blob.at(parts.values), *places, blob, blob.at(parts.masks)]
 
 
-lowering(Lowering("gemm_nbits", MS, "MatMulNBits", _accepts, _lower, cost=_us))
+for _masked, _name in ((False, "gemm_nbits"), (True, "gemm_nbits (bitmask)")):
+    lowering(
+        Lowering(
+            _name, MS, "MatMulNBits", lambda site, masked=_masked: _accepts(site, masked), _lower,
+            cost=_us, encoding="bitmask" if _masked else "dense",
+        )
+    )  # fmt: skip
