@@ -24,6 +24,7 @@ import skipjack.kernels.gather
 import skipjack.kernels.gemm
 import skipjack.kernels.gemm_half
 import skipjack.kernels.gemv
+import skipjack.kernels.integer_contraction
 import skipjack.kernels.integer_product
 import skipjack.kernels.layout
 import skipjack.kernels.local_response

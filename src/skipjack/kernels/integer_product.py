@@ -1,4 +1,4 @@
-"""Products of 8-bit matrices with zero points, summed in 32 bits."""
+"""Products of matrices of small integers with zero points, summed in 32 bits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BYTES = (DType.I8, DType.U8)
 
 @dataclass(frozen=True)
 class Operand:
-    """Matrices of bytes that follow each other, `step` bytes apart (0: one for all), and their zero points.
+    """Matrices of bytes, or of i16 from -255 to 255, `step` bytes apart (0: one for all), and their zero points.
 
     zero_step is 1 when there is a zero point per row (left operand) or column (right operand), else 0.
     """
@@ -96,11 +96,12 @@ class _Unit:
         """The rows of the left operand less their zero points, as f32, into scratch."""
         k, g = self.k, self.k.arg
         for r, row in enumerate(self.rows):
-            zero = _wide(g.a_zero.at(row * g.a_zero_step), self.a_dtype, 0, None)
-            source, to = a.at(row * g.k), k.scratch.at(g.k * r, 4)
+            zero = _wide(g.a_zero.at(row * g.a_zero_step, self.a_dtype.itemsize), self.a_dtype, 0, None)
+            source, to = a.at(row * g.k, self.a_dtype.itemsize), k.scratch.at(g.k * r, 4)
 
             def body(p: V, lanes: int, mask: V | None, zero: V = zero, source: V = source, to: V = to) -> None:
-                value = (_wide(source.at(p), self.a_dtype, lanes, mask) - zero).to_float(F32)
+                at = source.at(p, self.a_dtype.itemsize)
+                value = (_wide(at, self.a_dtype, lanes, mask) - zero).to_float(F32)
                 store_as(k, to.at(p, 4), value, DType.F32, mask)
 
             span(k, k.i64(0), g.k, self.target.vl, masked, body)
@@ -113,9 +114,9 @@ class _Unit:
         with k.loop(g.k, step=_EXACT) as first:
             parts = [[k.var(k.constant(F32.vec(lanes), 0.0)) for _ in at] for _ in self.rows]
             with k.loop(k.min(first + _EXACT, g.k), first) as p:
-                line = self.b.at(p * g.n)
+                line = self.b.at(p * g.n, self.b_dtype.itemsize)
                 right = [
-                    (_wide(line.at(j), self.b_dtype, lanes, mask) - zero).to_float(F32)
+                    (_wide(line.at(j, self.b_dtype.itemsize), self.b_dtype, lanes, mask) - zero).to_float(F32)
                     for j, zero in zip(at, zeros, strict=True)
                 ]
                 for r, row in enumerate(parts):
@@ -132,7 +133,7 @@ class _Unit:
     def zero(self, j: V, lanes: int, mask: V | None) -> V:
         """The zero points of columns from j on."""
         k, g = self.k, self.k.arg
-        p = g.b_zero.at(j * g.b_zero_step)
+        p = g.b_zero.at(j * g.b_zero_step, self.b_dtype.itemsize)
         found = k.var(k.constant(I32.vec(lanes), 0))
 
         def one() -> None:
@@ -143,6 +144,6 @@ class _Unit:
 
 
 def _wide(p: V, dtype: DType, lanes: int, mask: V | None) -> V:
-    """Bytes as 32-bit integers."""
+    """Small integers as 32-bit ones."""
     x = load_as(p.k, p, dtype, lanes, mask)
-    return x.sext(I32) if dtype is DType.I8 else x.zext(I32)
+    return x.sext(I32) if dtype.is_signed else x.zext(I32)

@@ -45,11 +45,25 @@ def _geometry(work: Work, x: Bound, w: Bound, out: Bound) -> _Geometry:
 def _conv_sums(
     work: Work, x: Bound, w: Bound, zeros: tuple[Bound | None, Bound | None], shape: Bound, sums: Place
 ) -> list[Launch]:
-    """Sums of (x - zero) * (w - zero) as i32, [N, M, spatial] at `sums`."""
+    """Sums of (x - zero) * (w - zero) as i32, [N, M, spatial] at `sums`; padding counts as the zero point."""
+    x_zero, w_zero = (zero_point(work, z, d.dtype) for z, d in zip(zeros, (x, w), strict=True))
+    return sums_of_windows(work, x, w, (x_zero, w_zero), x_zero[0], shape, sums)
+
+
+def sums_of_windows(
+    work: Work,
+    x: Bound,
+    w: Bound,
+    zeros: tuple[tuple[Place, int], tuple[Place, int]],
+    padding: Place,
+    shape: Bound,
+    sums: Place,
+) -> list[Launch]:
+    """Sums of (x - zero) * (w - zero) as i32, [N, M, spatial] at `sums`; padding is the code at its place."""
+    x_zero, w_zero = zeros
     g = _geometry(work, x, w, shape)
     group = int(work.attr("group", 1))
-    x_zero, w_zero = (zero_point(work, z, d.dtype) for z, d in zip(zeros, (x, w), strict=True))
-    place, launches = _padded(work, x, g, x_zero[0])
+    place, launches = _padded(work, x, g, padding)
     channels, m = x.shape[1] // group, w.shape[0] // group
     rows, columns = channels * math.prod(g.kernel), math.prod(g.out)
     matrix = work.memory.temporary(group * rows * columns)
@@ -64,7 +78,7 @@ def _conv_sums(
         launches += copy(sizes, source, to, work.target)
         for i in range(group):
             zero = w_zero[0].at(i * m * w_zero[1])
-            left = Operand(w.place.at(i * m * rows), w.dtype, 0, zero, w_zero[1])
+            left = Operand(w.place.at(i * m * rows * w.dtype.itemsize), w.dtype, 0, zero, w_zero[1])
             right = Operand(matrix.at(i * rows * columns), x.dtype, 0, x_zero[0], 0)
             at = sums.at(4 * columns * (n * w.shape[0] + i * m))
             launches += integer_product(left, right, at, 1, m, rows, columns, work.target)
