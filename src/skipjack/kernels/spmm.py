@@ -2,8 +2,9 @@
 
 A unit is a chunk of neighbouring tiles times a group of rows (output features). Within it blocks of the depth advance
 one by one, and within a block every tile of the chunk, so that a block's weights come from far away once. The sums of a
-row stay in registers over a block and wait in y between blocks. Every output is one chain of multiply-adds in ascending
-depth over the weights that are not zero: its bits depend neither on the split nor on its place in a tile.
+row stay in registers over a block and wait in y between blocks; each row asks for a line of the next block of x. Every
+output is one chain of multiply-adds in ascending depth over the weights that are not zero: its bits depend neither on
+the split nor on its place in a tile.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from skipjack.targets.target import Target
 
 PITCH = 4 * TILE
 _FOUR = 4
+_LINE_BYTES = 64
 _GROUP_ROWS = 768
 _LEAST_ROWS = 32
 _CHUNK_TILES = 2
@@ -107,6 +109,8 @@ class _Unit:
         k = self.k
         weights, depths = k.var(s.weights), k.var(s.depths)
         with k.loop(s.count) as i:
+            if width == self.widths[-1]:
+                k.prefetch(tile.x.at(BLOCK_K * PITCH).at(i * _LINE_BYTES), 2)
             word = s.rows.at(i, 4).load(I32, 4).zext(I64)
             count, row = word & 255, word >> 8
             y = tile.y.at(row * PITCH)
