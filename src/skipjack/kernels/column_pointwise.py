@@ -135,7 +135,7 @@ def moved_in_columns_us(work: Work) -> float:
     for b in (*work.inputs, *work.outputs):
         if b is None or b.value is not None:
             continue
-        positions = b.elements // b.shape[-1] if b.elements else 0
+        positions = b.elements // b.shape[-1] if b.shape and b.elements else 0
         tiles = len(b.shape) > 1 and positions % TILE
         total += b.nbytes // positions * (positions - positions % TILE + TILE) if tiles else b.nbytes
     return total / _BYTES_PER_US
