@@ -65,7 +65,7 @@ def _segments(w: np.ndarray, first_row: int) -> _Part:
 def _segment(
     w: np.ndarray, first_row: int, place: tuple[int, int], room: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row words, weights and depths of one block. place: its number, and how many there are; room: for its transpose."""
+    """Row words, weights and depths of one block. place: its number of how many; room: for its transpose."""
     block, blocks = place
     by_row = room[: w.size].reshape(w.shape[::-1])
     for k in range(0, w.shape[0], _FEW):
