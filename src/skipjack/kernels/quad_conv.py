@@ -371,15 +371,17 @@ def integer_conv(site: Site) -> str:
     x, w, y = site.inputs[0], site.inputs[1], site.outputs[0]
     if x is None or w is None or y is None or x.dtype is not DType.U8 or w.dtype not in (DType.I8, DType.I16):
         return "not unsigned bytes with integer weights"
-    if site.constants[1] is None:
+    if site.constants[1] is None or not site.constants[1].size:
         return "its weight is not constant"
     if x.rank not in (3, 4):
         return "one or two spatial axes"
     if not isinstance(site.node.attrs.get("epilogue"), Expr):
         return "no epilogue says what becomes of the sums"
-    for t in (*site.inputs[2:], y):
+    for t, value in ((y, None), *zip(site.inputs[2:], site.constants[2:], strict=True)):
         if t is not None and t.dtype.itemsize not in (1, 4):
             return f"elements of {t.dtype.value} beside the sums"
+        if value is not None and value.ndim > 1 and value.itemsize == 1:
+            return "a constant image of bytes beside the sums"
     return accepts_epilogue(site)
 
 
@@ -428,7 +430,7 @@ def _cost(sparse: bool) -> Callable[[Work], float]:
         ends = 28.0 * groups + 12.0 * groups * sum(len(b.shape) > 1 for b in extras_of(work))
         vectors = -(-s.pixels // lanes)
         if sparse:
-            tile = min(vectors, block_of(target, True).vectors)
+            tile = min(max(vectors, 1), block_of(target, True).vectors)
             steps = -(-j.fours * s.taps * tile * lanes * 4 // _SPARSE_BYTES)
             per_vector = zeros_of(w).live_quads * rates.sparse + 4 * groups * steps * (20 / tile + 2) + ends
             cycles = vectors * per_vector
