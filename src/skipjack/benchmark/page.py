@@ -136,7 +136,8 @@ def _profile(report: Report) -> Profile | None:
     if not any(row.engine == "skipjack" for row in report.rows):
         return None
     shapes = json.loads(settings["input_shapes"])
-    return profile(Engine(settings["model_path"], settings["batch_size"], settings["num_cores"], input_shapes=shapes))
+    batch, cores, precision = (settings[n] for n in ("batch_size", "num_cores", "precision"))
+    return profile(Engine(settings["model_path"], batch, cores, input_shapes=shapes, precision=precision))
 
 
 def _progress(text: str, done: float) -> str:

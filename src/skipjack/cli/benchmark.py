@@ -199,7 +199,8 @@ def _profile(report: Report) -> Profile | None:
         return None
     settings = report.settings
     shapes = json.loads(settings["input_shapes"])
-    return profile(Engine(settings["model_path"], settings["batch_size"], settings["num_cores"], input_shapes=shapes))
+    batch, cores, precision = (settings[n] for n in ("batch_size", "num_cores", "precision"))
+    return profile(Engine(settings["model_path"], batch, cores, input_shapes=shapes, precision=precision))
 
 
 def _sweep(request: Request, grid: str, csv_path: Path | None, json_path: Path | None, quiet: bool) -> None:

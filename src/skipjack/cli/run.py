@@ -13,6 +13,7 @@ from skipjack.cli.options import sized
 from skipjack.cli.output import console, in_time
 from skipjack.core.errors import ConfigError, InputError, nearest
 from skipjack.engine import Engine
+from skipjack.passes.lower_precision import FP32, PRECISIONS
 
 
 @click.command()
@@ -20,6 +21,7 @@ from skipjack.engine import Engine
 @sized
 @click.option("--input", "inputs", multiple=True, metavar="NAME=FILE.npy", help="An input array; give one per input.")
 @click.option("--random", "seed", type=int, default=None, metavar="SEED", help="Random inputs from this seed.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default=FP32, show_default=True)
 @click.option("--output-dir", type=click.Path(file_okay=False, path_type=Path), help="Write the outputs here as .npy.")
 def run(
     model: str,
@@ -28,6 +30,7 @@ def run(
     cores: int | None,
     inputs: tuple[str, ...],
     seed: int | None,
+    precision: str,
     output_dir: Path | None,
 ) -> None:
     """Run a model on arrays or on random inputs.
@@ -39,7 +42,8 @@ def run(
         raise ConfigError("give either --input or --random, not both")
     ctx = click.get_current_context()
     chosen = ctx.get_parameter_source("batch_size") is not click.core.ParameterSource.DEFAULT
-    engine = Engine(model, batch_size if chosen or not given else None, cores, input_shapes=input_shapes)
+    batch_size = batch_size if chosen or not given else None
+    engine = Engine(model, batch_size, cores, input_shapes=input_shapes, precision=precision)
     arrays = _in_order(engine, given) if given else engine.generate_random_inputs(seed=seed or 0)
     outputs, seconds = engine.timed_run(arrays, val_inp=True)
     for name, value in zip(engine.output_names, outputs, strict=True):
