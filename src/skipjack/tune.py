@@ -28,7 +28,7 @@ from skipjack.runtime.weights import Weights, aligned_memory
 from skipjack.select.choose import Plan
 from skipjack.select.nominal import Nominal
 from skipjack.select.options import options_of
-from skipjack.select.prices import Prices, moved_us
+from skipjack.select.prices import Prices, moved_us, reorder_us
 from skipjack.select.rates import Rates, Timing, class_of, cpu_name, tune_file, weight_of, write_whole
 from skipjack.targets.target import Target
 
@@ -219,7 +219,8 @@ def measure_rates(
 class Compared:
     """One layer of a plan: what each of its lowerings takes (by label), alone, beside what it was expected to.
 
-    reorder_us is what the values of the layer would take to be brought into the layouts of the quickest.
+    reorder_us is what the values of the layer are expected to take to be brought from the layouts of the chosen one
+    into those of each lowering, and back.
     """
 
     name: str
@@ -227,8 +228,7 @@ class Compared:
     chosen: str
     measured_us: Mapping[str, float]
     predicted_us: Mapping[str, float]
-    layouts: Mapping[str, str]
-    reorder_us: float
+    reorder_us: Mapping[str, float]
 
     @property
     def best(self) -> str:
@@ -238,6 +238,12 @@ class Compared:
     def regret(self) -> float:
         """How much longer than the quickest the chosen one takes: 0.1 is 10 %."""
         return self.measured_us[self.chosen] / self.measured_us[self.best] - 1.0
+
+    @property
+    def loss(self) -> float:
+        """The same where one that needs other layouts takes the time of rearranging as well; never below 0."""
+        least = min(us + self.reorder_us[label] for label, us in self.measured_us.items())
+        return self.measured_us[self.chosen] / least - 1.0
 
 
 def compare(graph: Graph, plan: Plan, least_us: float = LEAST_US, timer: Timer = quickest) -> list[Compared]:
@@ -256,9 +262,9 @@ def compare(graph: Graph, plan: Plan, least_us: float = LEAST_US, timer: Timer =
             if times[chosen] < least_us:
                 continue
             predicted = {w.label: us for w in ways if (us := prices.us(w, work)) is not None}
-            layouts = {w.label: w.layouts for w in ways}
-            one = Compared(_name(node), node.op, chosen, times, predicted, layouts, 0.0)
-            found.append(replace(one, reorder_us=_reorder_us(work, one)))
+            own = next(w.layouts for w in ways if w.label == chosen)
+            reorders = {w.label: _reorder_us(work, own, w.layouts) for w in ways}
+            found.append(Compared(_name(node), node.op, chosen, times, predicted, reorders))
     finally:
         team.close()
     return found
@@ -268,6 +274,19 @@ def _name(node: Node) -> str:
     return node.origin.name or next((o for o in node.outputs if o), "")
 
 
-def _reorder_us(work: Work, one: Compared) -> float:
-    """Both ways, as many bytes as the layer's own values take."""
-    return 0.0 if one.layouts[one.best] == one.layouts[one.chosen] else 2 * moved_us(work)
+def _reorder_us(work: Work, held: str, wanted: str) -> float:
+    """The time to bring the inputs of a node from some layouts into others, and the outputs back."""
+    total = 0.0
+    for i, b in enumerate(work.inputs):
+        if b is not None and b.value is None and b.elements > 1 and _differs(work, b, held, wanted, i):
+            total += reorder_us(b.nbytes)
+    for b in work.outputs:
+        if b is not None and _differs(work, b, held, wanted, None):
+            total += reorder_us(b.nbytes)
+    return total
+
+
+def _differs(work: Work, b: Bound, held: str, wanted: str, index: int | None) -> bool:
+    kinds = [kind_of_outputs(x) if index is None else kind_of_input(x, index) for x in (held, wanted)]
+    first, second = (layout_of(kind, b.dtype, len(b.shape), work.target) for kind in kinds)
+    return first != second

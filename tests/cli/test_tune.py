@@ -77,8 +77,10 @@ def test_every_kernel_of_a_layer_is_shown_beside_the_chosen_one(skipjack: Invoke
     for layer in layers:
         assert layer["chosen"] in layer["measured_us"]
         assert min(layer["measured_us"].values()) == layer["measured_us"][layer["best"]]
-    good = sum(layer["regret"] <= 0.1 for layer in layers)
-    assert report["share"] == good / len(layers)
+        assert 0 <= layer["loss"] <= layer["regret"]
+    assert report["share"] == sum(layer["loss"] <= 0.1 for layer in layers) / len(layers)
+    alone = json.loads(skipjack("bench-kernels", DIGITS, "--layers", "0", "--json", "--alone").stdout)["share"]
+    assert alone == sum(layer["regret"] <= 0.1 for layer in layers) / len(layers)
     text = skipjack("bench-kernels", DIGITS, "--layers", "0us").stdout
     assert f"of {len(layers)} layers are within 10% of the quickest kernel" in text
 
@@ -86,7 +88,7 @@ def test_every_kernel_of_a_layer_is_shown_beside_the_chosen_one(skipjack: Invoke
 def test_assert_fails_when_choices_are_bad(skipjack: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen_is(last: bool) -> None:
         def clock(calls: Sequence[timing.Run]) -> list[float]:
-            return [30.0 for _ in calls] if last else [30.0 * 4**i for i in range(len(calls))][::-1]
+            return [30.0 for _ in calls] if last else [30.0 * 100**i for i in range(len(calls))][::-1]
 
         monkeypatch.setattr("skipjack.cli.bench_kernels.compare", lambda g, p, us: timing.compare(g, p, us, clock))
 

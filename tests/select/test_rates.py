@@ -119,6 +119,13 @@ def test_factors_are_means_per_class_and_over_classes() -> None:
     assert table.factor("c", "x") == 1.0
 
 
+def test_a_class_that_was_not_measured_takes_the_factor_of_the_most_alike() -> None:
+    known = {"w8 d20 p4": 2.0, "w10 d20 p4": 8.0, "w9 d100 p4": 3.0, "w9 d20": 50.0, "w9 nonsense": 7.0, ANY: 5.0}
+    table = Rates(factors={"a": known})
+    wanted = {"w8 d20 p5": 2.0, "w9 d20 p4": 4.0, "w9 d60 p4": 3.0, "w12 d5": 50.0, "": 5.0, "w8 d21 p4": 5.0}
+    assert {layer: table.factor("a", layer) for layer in wanted} == pytest.approx(wanted)
+
+
 def test_a_plan_follows_the_rates_and_keeps_the_runner_up() -> None:
     graph, _ = LAYER.graph()
     first = plan(graph, host(), prices=Prices()).choices

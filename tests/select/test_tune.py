@@ -131,7 +131,9 @@ def test_comparing_names_the_best_and_what_the_choice_loses() -> None:
     assert one.best == ways[-1].label
     position = [w.label for w in ways].index(one.chosen)
     assert one.regret == pytest.approx(len(ways) - position - 1)
-    assert (one.reorder_us > 0) == (one.layouts[one.best] != one.layouts[one.chosen])
+    own = ways[position].layouts
+    assert all((one.reorder_us[w.label] > 0) == (w.layouts != own) for w in ways)
+    assert 0 <= one.loss <= one.regret
     assert compare(graph, plan(graph, host(), prices=Prices()), 1e6, Clock()) == []
 
 

@@ -33,6 +33,7 @@ def _parse_us(ctx: click.Context, param: click.Parameter, value: str) -> float:
 @click.argument("models", nargs=-1, required=True)
 @click.option("--layers", callback=_parse_us, default="20us", show_default=True, help="Leave out quicker layers.")
 @click.option("--assert", "must", is_flag=True, help=f"Exit with 1 when fewer than {LEAST_SHARE:.0%} are chosen well.")
+@click.option("--alone", is_flag=True, help="Do not count what rearranging values for another layout takes.")
 @click.option("--batch-size", type=click.IntRange(min=0), default=1, show_default=True, help="0 keeps the model's own.")
 @click.option("--input-shapes", type=Shapes(), default=None, help='One shape per input: "[1,128],[1,128]".')
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
@@ -42,6 +43,7 @@ def bench_kernels(
     models: tuple[str, ...],
     layers: float,
     must: bool,
+    alone: bool,
     batch_size: int,
     input_shapes: Any,
     precision: str,
@@ -51,7 +53,8 @@ def bench_kernels(
     """Time every kernel that could run each layer of models, beside the one that was chosen.
 
     Layers with a constant weight run alone on one thread, on random data. A choice is good when its kernel takes at
-    most 10 % longer than the quickest. What the values would take to be rearranged for another layout is shown apart.
+    most 10 % longer than the quickest; one that needs another layout also takes the time of rearranging the layer's
+    values, unless --alone is given.
     """
     check_environment()
     found: dict[str, list[Compared]] = {}
@@ -59,7 +62,8 @@ def bench_kernels(
         compiled = compile_graph(model, batch_size or None, input_shapes, precision=precision, tune=tune)
         found[model] = compare(compiled.graph, compiled.program.plan, layers)
     everything = [one for layers_of in found.values() for one in layers_of]
-    share = sum(one.regret <= WITHIN for one in everything) / len(everything) if everything else 1.0
+    losses = [one.regret if alone else one.loss for one in everything]
+    share = sum(loss <= WITHIN for loss in losses) / len(everything) if everything else 1.0
     if as_json:
         click.echo(json.dumps({"share": share, "models": {m: [_plain(o) for o in ls] for m, ls in found.items()}}))
     else:
@@ -75,7 +79,7 @@ def summary(everything: list[Compared], share: float) -> str:
     """How many layers run by a kernel close to the quickest, and what the others lose together."""
     if not everything:
         return "no layer with a constant weight takes that long"
-    lost = sum(one.measured_us[one.chosen] - one.measured_us[one.best] for one in everything)
+    lost = sum(one.measured_us[one.chosen] * (1 - 1 / (1 + one.loss)) for one in everything)
     total = sum(one.measured_us[one.chosen] for one in everything)
     return (
         f"{share:.1%} of {len(everything)} layers are within {WITHIN:.0%} of the quickest kernel;"
@@ -84,14 +88,14 @@ def summary(everything: list[Compared], share: float) -> str:
 
 
 def _plain(one: Compared) -> dict[str, Any]:
-    return {**dataclasses.asdict(one), "best": one.best, "regret": one.regret}
+    return {**dataclasses.asdict(one), "best": one.best, "regret": one.regret, "loss": one.loss}
 
 
 def _table(compared: list[Compared]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("layer", "op", "chosen"):
         table.add_column(name, overflow="fold")
-    for name in ("time", "predicted", "loss"):
+    for name in ("time", "predicted", "loss", "alone"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("others: measured (predicted)", overflow="fold")
     for one in compared:
@@ -103,11 +107,16 @@ def _table(compared: list[Compared]) -> Table:
 
 def _times(one: Compared) -> list[str]:
     predicted = one.predicted_us.get(one.chosen)
-    return [in_time(one.measured_us[one.chosen]), "" if predicted is None else in_time(predicted), f"{one.regret:.0%}"]
+    return [
+        in_time(one.measured_us[one.chosen]),
+        "" if predicted is None else in_time(predicted),
+        f"{one.loss:.0%}",
+        f"{one.regret:.0%}",
+    ]
 
 
 def _other(one: Compared, name: str) -> str:
     predicted = one.predicted_us.get(name)
     text = f"{name} {in_time(one.measured_us[name])}" + (f" ({in_time(predicted)})" if predicted is not None else "")
-    reorders = name == one.best and one.reorder_us > 0
-    return text + (f" and {in_time(one.reorder_us)} to rearrange" if reorders else "")
+    reorders = one.reorder_us[name]
+    return text + (f" and {in_time(reorders)} to rearrange" if name == one.best and reorders else "")

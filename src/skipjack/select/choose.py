@@ -17,12 +17,9 @@ from skipjack.ir.types import PLAIN, Layout, TensorType, ValueType
 from skipjack.kernels.launch import Lowering, Site, lowerings
 from skipjack.select.nominal import Nominal
 from skipjack.select.options import Option, Options, options_of
-from skipjack.select.prices import Prices
+from skipjack.select.prices import Prices, reorder_us
 from skipjack.select.rates import Rates, current
 from skipjack.targets.target import Target
-
-_REORDER_BYTES_PER_US = 8_000.0
-_REORDER_US = 0.5
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ class _Planner:
         if not isinstance(t, TensorType) or t.shape is None or bound is None:
             return math.inf
         if self.reorder_ways(t, source, to):
-            return _REORDER_US + 2 * bound.nbytes / _REORDER_BYTES_PER_US
+            return reorder_us(bound.nbytes)
         if PLAIN in (source, to):
             return math.inf
         return self.reorder_us(name, source, PLAIN) + self.reorder_us(name, PLAIN, to)

@@ -10,6 +10,8 @@ from skipjack.kernels.launch import Lowering, Work
 from skipjack.select.rates import Rates, class_of, corrected_us
 
 _BYTES_PER_US = 20_000.0
+_REORDER_BYTES_PER_US = 8_000.0
+_REORDER_US = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Prices:
         """The ways, the quickest first where they were measured, else as they come."""
         known = self.known(work.node)
         return tuple(sorted(ways, key=lambda w: known.get(w.label, float("inf")))) if known else tuple(ways)
+
+
+def reorder_us(nbytes: int) -> float:
+    """Microseconds to rearrange a value of so many bytes."""
+    return _REORDER_US + 2 * nbytes / _REORDER_BYTES_PER_US
 
 
 def moved_us(work: Work) -> float:

@@ -12,6 +12,7 @@ import inspect
 import json
 import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ _VERSION = 1
 _MOST_BYTES = 1 << 20
 _MOST_ENTRIES = 10_000
 _FACTORS = (1e-3, 1e3)
+_DENSITIES = (5, 10, 20, 35, 60, 100)
 _FAMILIES: dict[str, str] = dict.fromkeys(
     (
         "skylake-avx512",
@@ -73,9 +75,34 @@ class Rates:
         return way.name not in self.sources or self.sources[way.name] == module_digest(way.lower.__module__)
 
     def factor(self, way: str, layer: str) -> float:
-        """The correction for a lowering at a class of layer, 1 when nothing is known."""
+        """The correction for a lowering at a class of layer: that of the class most alike, 1 when none is known."""
         known = self.factors.get(way, {})
-        return known.get(layer, known.get(ANY, 1.0))
+        if layer not in known:
+            alike = _most_alike(layer, tuple(known))
+            return math.exp(sum(math.log(known[a]) for a in alike) / len(alike)) if alike else known.get(ANY, 1.0)
+        return known[layer]
+
+
+@functools.lru_cache(maxsize=4096)
+def _most_alike(layer: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes of least distance; none for a text that is no class, and none that is a layer of another kind."""
+    own = _steps(layer)
+    far = {name: _distance(own, steps) for name in known if (steps := _steps(name)) and len(steps) == len(own)}
+    least = min(far.values(), default=0.0)
+    return tuple(name for name, d in far.items() if d == least)
+
+
+def _distance(a: tuple[int, ...], b: tuple[int, ...]) -> float:
+    return float(sum(abs(x - y) for x, y in zip(a, b, strict=True)))
+
+
+def _steps(layer: str) -> tuple[int, ...]:
+    """A class as numbers that differ by one from its neighbours."""
+    found = re.fullmatch(r"w(\d{1,2}) d(\d{1,3})(?: p(\d{1,2}))?", layer)
+    if found is None or int(found[2]) not in _DENSITIES:
+        return ()
+    size, density = int(found[1]), _DENSITIES.index(int(found[2]))
+    return (size, density) if found[3] is None else (size, density, int(found[3]))
 
 
 @functools.cache
@@ -94,7 +121,7 @@ def class_of(work: Work) -> str:
         return ""
     size = min(max(round(math.log2(max(w.elements, 1)) / 2), 5), 12)
     density = zeros_of(w.value).density
-    dense = next(d for d in (5, 10, 20, 35, 60, 100) if density * 100 <= d * 1.25 or d == 100)
+    dense = next(d for d in _DENSITIES if density * 100 <= d * 1.25 or d == 100)
     y = work.outputs[0]
     pixels = math.prod(y.shape[2:]) if work.node.op.startswith("Conv") and y is not None else 0
     scale = f" p{min(max(round(math.log2(pixels) / 2), 2), 7)}" if pixels else ""
