@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
 
 from skipjack.core.dtypes import DType
 from skipjack.kernels.conv_shape import WindowShape, even_block
@@ -52,13 +53,17 @@ def row_block(s: WindowShape, target: Target) -> RowBlock:
     return RowBlock(replace(s, batch=1, channels=1, maps=1, group=1), lanes, even_block(s.out[1], most))
 
 
-def window_cycles(s: WindowShape, target: Target) -> float:
-    """Predicted cycles of one plane."""
+def window_cycles(s: WindowShape, target: Target, joined: float = 0.0) -> float:
+    """Predicted cycles of one plane; joined: what joining a tap costs where taps of a row are joined first."""
     b = row_block(s, target)
     unit = b.lanes / target.vl
     loads = {1: 1.6, 2: 2.5}.get(s.strides[2], 20.0) * s.kernel[2]
     rows = ((b.rows - 1) * s.strides[1] + s.kernel[1]) / b.rows
-    return 40 + s.out[1] * b.vectors * unit * (max(s.taps * 1.05, loads * rows) + 4)
+    work = joined * (rows * s.kernel[2] + s.kernel[1]) if joined else s.taps * 1.05
+    return 40 + s.out[1] * b.vectors * unit * (max(work, loads * rows) + 4)
+
+
+Join = Callable[[V, V], V]
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,13 @@ class RowWalk:
         lanes = self.b.lanes
         return None if left >= lanes else self.k.lanes(I1.vec(lanes), [i < left for i in range(lanes)])
 
-    def visit(self, plane: V, first: V | int, rows: int, v: V | int, body: Callable[[Tap], None]) -> None:
-        """All taps of `rows` output rows from `first` on, columns of vector v."""
+    def visit(
+        self, plane: V, first: V | int, rows: int, v: V | int, body: Callable[[Tap], None], join: Join | None = None
+    ) -> None:
+        """All taps of `rows` output rows from `first` on, columns of vector v.
+
+        join: taps of one row are first joined to one, of column 0, which all output rows share.
+        """
         s = self.s
         top = first * s.strides[1] - s.before[1]
         for i in range((rows - 1) * s.strides[1] + (s.kernel[1] - 1) * s.dilations[1] + 1):
@@ -133,13 +143,15 @@ class RowWalk:
             row = top + i
             if isinstance(row, int):
                 if 0 <= row < s.size[1]:
-                    self._row(plane.at(row * s.size[2] * 4), v, users, body)
+                    self._row(self._columns(plane.at(row * s.size[2] * 4), v), users, body, join)
                 continue
             with self.k.when((row >= 0) & (row < s.size[1])):
-                self._row(plane.at(row * (s.size[2] * 4)), v, users, body)
+                self._row(self._columns(plane.at(row * (s.size[2] * 4)), v), users, body, join)
 
-    def _row(self, source: V, v: V | int, users: list[tuple[int, int]], body: Callable[[Tap], None]) -> None:
-        values = self._columns(source, v)
+    def _row(
+        self, values: list[V], users: list[tuple[int, int]], body: Callable[[Tap], None], join: Join | None
+    ) -> None:
+        values = [reduce(join, values)] if join else values
         for r, i in users:
             for j, value in enumerate(values):
                 body(Tap(r, i, j, value))

@@ -47,7 +47,7 @@ class _Plane:
         def add(tap: Tap) -> None:
             acc[tap.row].set(self._combined(acc[tap.row].get(), tap.value))
 
-        self.walk.visit(x, first, rows, v, add)
+        self.walk.visit(x, first, rows, v, add, self._combined)
         mask = self.walk.mask(v)
         for r, total in enumerate(acc):
             value = total.get()
@@ -168,7 +168,8 @@ def _accepts_global(site: Site) -> str:
 
 def _pool_us(work: Work) -> float:
     s = _shape(work)
-    return s.batch * s.channels * window_cycles(s, work.target) / CYCLES_PER_US
+    joined = 3.0 if work.node.op == "MaxPool" else 1.0
+    return s.batch * s.channels * window_cycles(s, work.target, joined) / CYCLES_PER_US
 
 
 def _mean_us(work: Work) -> float:

@@ -38,6 +38,7 @@ from skipjack.targets.target import Target
 
 _WORDS = ("channels", "maps", "parts")
 _INLINE_FUNCTIONS = 6
+_BYTES_PER_US = 45_000.0
 _UNITS_PER_THREAD = 4
 
 
@@ -301,7 +302,8 @@ def sparse_conv_us(work: Work) -> float:
     _, cycles = choose(pointwise_row(replace(s, batch=1)), round(zeros_of(w).density, 3), work.target)
     long = functions(work.attr("epilogue"))
     cycles += s.maps * s.pixels / work.target.vl * long
-    return s.batch * cycles / CYCLES_PER_US
+    images = [b for b in (work.input(0), work.output(), *extras_of(work)) if len(b.shape) > 1]
+    return s.batch * cycles / CYCLES_PER_US + sum(b.nbytes for b in images) / _BYTES_PER_US
 
 
 lowering(Lowering("sparse_conv", SKIPJACK, "Conv", _accepts, _lower, "plain", 5, cost=sparse_conv_us, encoding="csr"))

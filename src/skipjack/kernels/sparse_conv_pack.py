@@ -20,6 +20,7 @@ ENTRY_BYTES = 8
 _ENTRY = np.dtype([("offset", "<i4"), ("weight", "<f4")])
 _BLOCK_BYTES = 40 * 1024
 _BAND_BYTES = 320 * 1024
+_KEPT_BYTES = 2 << 20
 _OFFSET_LIMIT = 1 << 31
 _UNITS_PER_THREAD = 4
 _GROUPED_TILES = 8
@@ -274,7 +275,8 @@ def _grouped(found: list[Geometry], threads: int) -> Iterator[Geometry]:
     """The first, and of the others those whose copies stay in L2 and that leave units enough for threads."""
     yield found[0]
     for g in found[1:]:
-        if g != found[0] and g.copy_bytes <= _BAND_BYTES and (threads == 1 or g.units >= _UNITS_PER_THREAD * threads):
+        small = g.copy_bytes <= _BAND_BYTES and g.tiles * g.s.maps * g.tile_bytes <= _KEPT_BYTES
+        if g != found[0] and small and (threads == 1 or g.units >= _UNITS_PER_THREAD * threads):
             yield g
 
 
