@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ from skipjack.core.dtypes import DType
 from skipjack.ir.graph import ONNX
 from skipjack.kernels.conv_shape import WindowShape, window_shape
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, generator, lowering
-from skipjack.kernels.quad_band import WordRow
+from skipjack.kernels.quad_band import Words
 from skipjack.kernels.resize_blocked import axis_taps
 from skipjack.lang.kernel import Kernel, V, Var
 from skipjack.lang.program import I8, I32, I64, PTR, Program
@@ -46,27 +45,29 @@ class _Pool:
         x = a.x.at(plane * a.in_height * a.in_width * 4)
         y = a.y.at(unit * a.out_width * 4)
         top = row * a.stride_h - a.pad_h
+        words = Words(k, self.lanes, self.s.stride, a.in_width, self.least)
         with k.loop(a.out_width, 0, self.lanes) as o:
             best = k.var(self.least.bitcast(self.bytes))
             left = o * self.s.stride - a.pad_w
+            inside = words.inside(left) & words.inside(left + (a.kernel_w - 1) * a.dilation_w)
+            k.branch(
+                inside,
+                lambda best=best, left=left: self._window(words, x, top, left, best, False),
+                lambda best=best, left=left: self._window(words, x, top, left, best, True),
+            )
+            y.at(o, 4).store_masked(best.get().bitcast(self.vector), k.below(a.out_width - o, self.lanes))
+
+    def _window(self, words: Words, x: V, top: V, left: V, best: Var, masked: bool) -> None:
+        """The largest of all taps."""
+        k, a, op = self.k, self.a, "smax" if self.s.signed else "umax"
+        with k.loop(a.kernel_w) as j:
+            first = left + j * a.dilation_w
+            masks = words.masks(first) if masked else None
             with k.loop(a.kernel_h) as i:
                 line = top + i * a.dilation_h
                 with k.when((line > -1) & (line < a.in_height)):
-                    source = x.at(line * a.in_width * 4)
-                    words = WordRow(k, self.lanes, self.s.stride, source, a.in_width, self.least)
-                    k.branch(
-                        words.holds(left) & words.holds(left + (a.kernel_w - 1) * a.dilation_w),
-                        lambda words=words, best=best, left=left: self._columns(left, best, words.inner),
-                        lambda words=words, best=best, left=left: self._columns(left, best, words.edge),
-                    )
-            y.at(o, 4).store_masked(best.get().bitcast(self.vector), k.below(a.out_width - o, self.lanes))
-
-    def _columns(self, left: V, best: Var, words: Callable[[V], V]) -> None:
-        """The taps of one input row."""
-        k, op = self.k, "smax" if self.s.signed else "umax"
-        with k.loop(self.a.kernel_w) as j:
-            value = words(left + j * self.a.dilation_w).bitcast(self.bytes)
-            best.set(k.emit(op, self.bytes, (best.get(), value)))
+                    value = words.load(x.at(line * a.in_width * 4), first, masks).bitcast(self.bytes)
+                    best.set(k.emit(op, self.bytes, (best.get(), value)))
 
 
 @generator("quad_max_pool")
