@@ -26,7 +26,8 @@ from skipjack.targets.target import Target
 
 _FLOATS = (DType.F32, DType.F16, DType.BF16)
 _WORDS = ("rows", "k", "columns", "blocks", "steps", "chunk_steps")
-_AHEAD_BYTES = 2048
+_AHEAD_BYTES = 4096
+_MASKS_AHEAD_BYTES = 1024
 _MOST_DENSITY = 0.95
 _CYCLES_PER_US = 3500.0
 _BYTES_PER_US = 20_000.0
@@ -137,7 +138,10 @@ class _Panel:
         if not self.s.masked:
             values.set(p.at(self.target.vector_bytes))
             return p.load(I32.vec(self.vl))
-        mask = self.masks.at(i * self.vectors, self.mask.nbytes).at(t * self.mask.nbytes).load(self.mask)
+        masks = self.masks.at(i * self.vectors, self.mask.nbytes)
+        if t == 0:
+            k.prefetch(masks.at(_MASKS_AHEAD_BYTES))
+        mask = masks.at(t * self.mask.nbytes).load(self.mask)
         size = self.s.w_type.itemsize
         values.set(p.at(popcount(k, mask), size))
         return expand(k, self.target, p, mask, size)

@@ -21,7 +21,8 @@ from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import I32, I64, PTR, Ty
 from skipjack.targets.target import Target
 
-_AHEAD_BYTES = 2048
+_AHEAD_BYTES = 4096
+_MASKS_AHEAD_BYTES = 1024
 _BYTES_OF_ONE = 0x01010101
 
 
@@ -113,14 +114,17 @@ class Decoder:
             return [p.load(I32.vec(self.vl))] * fields
         k.prefetch(p.at(_AHEAD_BYTES))
         size = self.mask.nbytes
-        at = self.masks.at(index * self.vectors, size * fields).at(t * fields * size)
-        masks = [at.at(f * size).load(self.mask) for f in range(fields)]
-        most = popcount(k, masks[0])
-        for m in masks[1:]:
+        masks = self.masks.at(index * self.vectors, size * fields)
+        if t == 0:
+            k.prefetch(masks.at(_MASKS_AHEAD_BYTES))
+        at = masks.at(t * fields * size)
+        each = [at.at(f * size).load(self.mask) for f in range(fields)]
+        most = popcount(k, each[0])
+        for m in each[1:]:
             most = k.max(most, popcount(k, m))
         self.values.set(p.at(most))
         rest = [self.rest[t] << (self.codes.bits * f) for f in range(fields)]
-        return [expand(k, self.target, p, m, 1, r) for m, r in zip(masks, rest, strict=True)]
+        return [expand(k, self.target, p, m, 1, r) for m, r in zip(each, rest, strict=True)]
 
     def _field(self, word: V, field: int) -> V:
         bits = self.codes.bits
