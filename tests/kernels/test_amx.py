@@ -14,14 +14,8 @@ from skipjack.codegen.lower import lower
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK, Node
 from skipjack.ir.types import tensor
-from skipjack.kernels.amx_linear import (
-    AMX_DENSE,
-    AMX_DENSE_TO_ROWS,
-    AMX_SKIPPING,
-    AMX_SKIPPING_TO_ROWS,
-    live_tiles,
-    weight_tiles,
-)
+from skipjack.kernels.amx_linear import AMX_DENSE, AMX_DENSE_TO_ROWS, AMX_SKIPPING, AMX_SKIPPING_TO_ROWS
+from skipjack.kernels.amx_products import live_tiles, weight_tiles
 from skipjack.kernels.launch import Bound, Lowering, Plainly, Site, Work, trace
 from skipjack.lang import interpreter
 from skipjack.lang.expr import Expr, arg, binary, cast, evaluate, unary

@@ -1,23 +1,32 @@
 """Linear layers on matrix tiles, positions in columns: u8 or s8 times s8 in i32, bf16 in f32.
 
-A tile of a column layout lies in memory as the right operand of the tile products; weights are packed as left operands
-of 16 rows (output features). A block is `rows` tiles of weights by `columns` tiles of 16 positions, all in registers.
-A unit is one column tile times a group of blocks. Within it the depth advances by a fixed number of steps, so that this
-part of X stays in L1; sums wait in scratch between. Every step lists the weights it has: tiles of zeros are left out
-when `skipped`. A bf16 sum adds its steps in ascending depth, and a step left out would have added zero.
+A unit is one column tile times a group of blocks. A bf16 sum adds its steps in ascending depth; a step that is left out
+would have added zero.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-import numpy as np
-
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK
+from skipjack.kernels.amx_products import (
+    DENSE,
+    DOTS,
+    PITCH,
+    SKIPPING,
+    STEP_BYTES,
+    Products,
+    Shape,
+    Terms,
+    groups_of,
+    pack,
+    parts_of,
+    products_us,
+    sums_bytes,
+)
 from skipjack.kernels.epilogue import Epilogue, accepts_epilogue, extras_of
 from skipjack.kernels.kinds import TILE
 from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, generator, lowering
@@ -26,42 +35,13 @@ from skipjack.kernels.quad_finish import Sums, epilogue_for, finish, not_in_colu
 from skipjack.lang.expr import Expr
 from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import I32, I64, PTR, Program
-from skipjack.lang.tiles import DOT_BF16, DOT_S8_S8, DOT_S8_U8, ROW_BYTES, TILE_BYTES, TILE_ROWS, Tiles
+from skipjack.lang.tiles import ROW_BYTES, TILE_ROWS
 from skipjack.targets.target import Target
 
-PITCH = 4 * TILE
-STEPS = 8
-_STEP_BYTES = TILE_ROWS * PITCH
-_GROUP_ROWS = 768
 _UNITS_PER_THREAD = 3
-_SEGMENT_WORDS = 3
-_TILE_US, _ROWS_US, _DENSE_US = 0.0077, 0.026, 0.0110
 _WORDS = ("words", "features", "positions", "blocks", "groups", "parts", "last_step")
-_DOTS = {DType.U8: DOT_S8_U8, DType.I8: DOT_S8_S8, DType.BF16: DOT_BF16}
 _FEATURES = {DType.U8: "amx-int8", DType.I8: "amx-int8", DType.BF16: "amx-bf16"}
 _WEIGHTS = {DType.U8: DType.I8, DType.I8: DType.I8, DType.BF16: DType.BF16}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Tiles of weights and of positions in a block: four tiles of sums, `rows` of weights, the rest of positions."""
-
-    rows: int
-    columns: int
-
-    @property
-    def sums(self) -> list[list[int]]:
-        return [[r * self.columns + c for c in range(self.columns)] for r in range(self.rows)]
-
-    def weights(self, r: int) -> int:
-        return 4 + r
-
-    def positions(self, c: int) -> int:
-        free = 8 - 4 - self.rows
-        return 4 + self.rows + c % free
-
-
-DENSE, SKIPPING = Shape(2, 2), Shape(1, 4)
 
 
 @dataclass(frozen=True)
@@ -75,46 +55,15 @@ class AmxSpec:
     epilogue: RowsEpilogue | Epilogue
 
 
-def weight_tiles(w: np.ndarray, rows: int) -> np.ndarray:
-    """[K, M] as [block][step][rows * 16][64 bytes], filled up with zeros."""
-    depth, m = w.shape
-    per, height = ROW_BYTES // w.itemsize, rows * TILE_ROWS
-    blocks, steps = -(-m // height), -(-depth // per)
-    full = np.zeros((blocks * height, steps * per), w.dtype)
-    full[:m, :depth] = w.T
-    return full.reshape(blocks, height, steps, per).transpose(0, 2, 1, 3)
-
-
-def pack(w: np.ndarray, rows: int, skipped: bool) -> np.ndarray:
-    """The bytes of: a table [block][part] of (where tiles begin, where steps begin, how many), steps, tiles."""
-    tiles = weight_tiles(w, rows)
-    blocks, steps = tiles.shape[:2]
-    kept = tiles.astype(bool).any(axis=(2, 3)) if skipped else np.ones((blocks, steps), bool)
-    parts = max(-(-steps // STEPS), 1)
-    padded = np.zeros((blocks, parts * STEPS), bool)
-    padded[:, :steps] = kept
-    counts = padded.reshape(-1, STEPS).sum(axis=1)
-    before = np.cumsum(counts) - counts
-    block, step = np.nonzero(kept)
-    table_bytes = 8 * _SEGMENT_WORDS * counts.size
-    first_tile = -(-(table_bytes + 4 * step.size) // 64) * 64
-    table = np.stack([first_tile + before * (rows * TILE_BYTES), table_bytes + 4 * before, counts], axis=1)
-    out = np.zeros(first_tile + step.size * rows * TILE_BYTES, np.uint8)
-    out[:table_bytes] = np.frombuffer(table.astype(np.int64).tobytes(), np.uint8)
-    out[table_bytes : table_bytes + 4 * step.size] = np.frombuffer(step.astype(np.int32).tobytes(), np.uint8)
-    out[first_tile:] = np.frombuffer(np.ascontiguousarray(tiles[block, step]).tobytes(), np.uint8)
-    return out
-
-
 class _Unit:
     """Traces one unit of work."""
 
     def __init__(self, k: Kernel, target: Target, s: AmxSpec) -> None:
-        self.k, self.s, self.vl, self.tiles = k, s, target.vl, Tiles(k)
-        self.height = s.shape.rows * TILE_ROWS
-        self.block_bytes = self.height * PITCH
-        self.sums_at = _STEP_BYTES if s.tail else 0
-        self.scratch_bytes = self.sums_at + (_GROUP_ROWS // self.height + 1) * self.block_bytes
+        self.k, self.s, self.vl = k, s, target.vl
+        self.products = Products(k, DOTS[s.x_type], s.shape)
+        self.height, self.block_bytes = s.shape.height, s.shape.height * PITCH
+        self.sums_at = STEP_BYTES if s.tail else 0
+        self.scratch_bytes = self.sums_at + sums_bytes(s.shape)
 
     def trace(self, unit: V) -> None:
         k, a = self.k, self.k.arg
@@ -125,7 +74,8 @@ class _Unit:
             self._copy_tail(x)
         with k.loop(a.parts) as part, k.loop(last, first) as block:
             sums = k.scratch.at(self.sums_at).at((block - first) * self.block_bytes)
-            self._multiply(x, part, block, sums)
+            tail = k.scratch if self.s.tail else None
+            self.products.add(Terms(a.w, x, a.parts, part, block, sums, tail, a.last_step))
             with k.when(part.eq(a.parts - 1)):
                 self._finish(index, block, sums)
 
@@ -138,47 +88,6 @@ class _Unit:
             to = k.scratch.at(r * PITCH + i)
             there = (first + r < a.words).splat(self.vl)
             to.store(x.at((first + r) * PITCH + i).load_masked(vector, there))
-
-    def _multiply(self, x: V, part: V, block: V, sums: V) -> None:
-        k, a, shape, tiles = self.k, self.k.arg, self.s.shape, self.tiles
-        entry = a.w.at((block * a.parts + part) * (8 * _SEGMENT_WORDS))
-        weights, steps, count = (entry.at(8 * i).load(I64, 8) for i in range(_SEGMENT_WORDS))
-        weights, steps = a.w.at(weights), a.w.at(steps)
-        width = shape.columns * ROW_BYTES
-        with k.loop(PITCH, 0, width) as at:
-            places = [
-                (shape.sums[r][c], sums.at(at).at(r * TILE_ROWS * PITCH + c * ROW_BYTES))
-                for r in range(shape.rows)
-                for c in range(shape.columns)
-            ]
-            self._start(part.eq(0), places)
-            with k.loop(count) as i:
-                step = steps.at(i, 4).load(I32, 4).zext(I64)
-                source = x.at(step * _STEP_BYTES)
-                if self.s.tail:
-                    source = k.select(step.eq(a.last_step), k.scratch, source)
-                for r in range(shape.rows):
-                    tile = weights.at(i * (shape.rows * TILE_BYTES)).at(r * TILE_BYTES)
-                    tiles.load(shape.weights(r), tile, ROW_BYTES)
-                for c in range(shape.columns):
-                    tiles.load(shape.positions(c), source.at(at).at(c * ROW_BYTES), PITCH)
-                    for r in range(shape.rows):
-                        tiles.dot(_DOTS[self.s.x_type], shape.sums[r][c], shape.weights(r), shape.positions(c))
-            for tile, p in places:
-                tiles.store(tile, p, PITCH)
-
-    def _start(self, fresh: V, places: list[tuple[int, V]]) -> None:
-        """Sums of zero, or those of the steps before."""
-
-        def zeros() -> None:
-            for tile, _ in places:
-                self.tiles.zero(tile)
-
-        def loaded() -> None:
-            for tile, p in places:
-                self.tiles.load(tile, p, PITCH)
-
-        self.k.branch(fresh, zeros, loaded)
 
     def _finish(self, index: V, block: V, sums: V) -> None:
         k, a, lanes = self.k, self.k.arg, self.vl
@@ -199,7 +108,7 @@ def amx_linear(target: Target, symbol: str, s: AmxSpec) -> Program:
     fields = [("x", PTR), ("w", PTR), *s.epilogue.fields(), *((name, I64) for name in _WORDS)]
     k = Kernel(symbol, fields, 8 * target.vector_bytes)
     unit = _Unit(k, target, s)
-    with unit.tiles.configured(), k.units() as index:
+    with unit.products.tiles.configured(), k.units() as index:
         unit.trace(index)
     return k.finish(unit.scratch_bytes)
 
@@ -229,47 +138,25 @@ def _lowered(shape: Shape, skipped: bool) -> Callable[[Work], list[Launch]]:
             return []
         per = ROW_BYTES // w.dtype.itemsize
         steps, tiles = -(-depth // per), -(-positions // TILE)
-        blocks = -(-rows // (shape.rows * TILE_ROWS))
+        blocks = -(-rows // shape.height)
         words = -(-depth // pack_of(x.dtype))
-        height = _GROUP_ROWS // (shape.rows * TILE_ROWS)
-        wanted = 1 if work.threads == 1 else -(-_UNITS_PER_THREAD * work.threads // tiles)
-        groups = max(-(-blocks // height), min(wanted, blocks))
+        groups = groups_of(blocks, shape, tiles, 1 if work.threads == 1 else _UNITS_PER_THREAD * work.threads)
         packed = work.memory.packed(w, f"amx{shape.rows}{skipped}", lambda a: pack(a, shape.rows, skipped))
         extras = [b.place for b in extras_of(work)]
         tail = words % TILE_ROWS != 0
         spec = KernelSpec("amx_linear", (AmxSpec(x.dtype, shape, tail, ragged, e),))
-        numbers = (words, rows, positions, blocks, groups, max(-(-steps // STEPS), 1), steps - 1)
+        numbers = (words, rows, positions, blocks, groups, parts_of(steps), steps - 1)
         reads = (x.place, packed, *extras)
         return [Launch(spec, tiles * groups, (x.place, packed, y.place, *extras, *numbers), reads, (y.place,))]
 
     return lower
 
 
-_known: dict[int, tuple[weakref.ref[np.ndarray], int]] = {}
-
-
-def live_tiles(w: np.ndarray) -> int:
-    """How many tiles of 16 outputs by 64 bytes of inputs hold a weight that is not zero; counted once per array."""
-    found = _known.get(id(w))
-    if found is not None and found[0]() is w:
-        return found[1]
-    counted = int(weight_tiles(w, 1).astype(bool).any(axis=(2, 3)).sum())
-    key = id(w)
-    _known[key] = (weakref.ref(w, lambda _: _known.pop(key, None)), counted)
-    return counted
-
-
 def _cost(skipped: bool) -> Callable[[Work], float]:
-    """Microseconds from measured rates per 16 positions: of a tile of weights, and of a row of tiles with gaps."""
-
     def cost(work: Work) -> float:
-        w, y = work.input(1), work.output()
-        assert w.value is not None, "accepts lets only constant weights pass"
-        tall = -(-w.shape[1] // TILE_ROWS)
-        lines = -(-prod(y.shape[:-1]) // TILE_ROWS)
-        if skipped:
-            return lines * (live_tiles(w.value) * _TILE_US + tall * _ROWS_US)
-        return lines * tall * -(-w.shape[0] * w.dtype.itemsize // ROW_BYTES) * _DENSE_US
+        w, y = work.input(1).value, work.output()
+        assert w is not None, "accepts lets only constant weights pass"
+        return products_us(-(-prod(y.shape[:-1]) // TILE_ROWS), w, skipped)
 
     return cost
 
