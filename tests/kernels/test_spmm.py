@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+import ml_dtypes
 import numpy as np
 import pytest
 from harness import TARGETS, run_lowering, target_id
@@ -78,6 +79,12 @@ def test_scalar_extras_and_no_epilogue(scale: tuple[int, ...], target: Target) -
     close(linear([x, w], None, target), x, w, want)
 
 
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16], ids=["f16", "bf16"])
+def test_weights_stored_in_half_precision(kind: type) -> None:
+    x, w = made(9, 70), sparse(70, 40, 0.7).astype(kind)
+    close(linear([x, w], None, TARGETS[-1]), x, w.astype(np.float32), x.astype(np.float64) @ w.astype(np.float64))
+
+
 def test_weights_that_are_zero_are_not_multiplied() -> None:
     x, w = made(5, 12), sparse(12, 9, 0.5)
     x[2, 4] = np.nan
@@ -124,7 +131,7 @@ def test_groups_are_bounded_and_enough() -> None:
     for rows in (1, 31, 64, 768, 3072, 30000):
         assert rows / groups_of(rows, 1) <= 768
         for threads in (2, 8, 64):
-            assert groups_of(rows, threads) >= min(threads, rows // 32)
+            assert groups_of(rows, threads) >= min(threads, rows // 48)
 
 
 def test_few_zeros_are_refused_and_more_zeros_cost_less() -> None:

@@ -30,7 +30,9 @@ PITCH = 4 * TILE
 _FOUR = 4
 _LINE_BYTES = 64
 _GROUP_ROWS = 768
-_LEAST_ROWS = 32
+_LEAST_ROWS = 48
+_MOST_ROWS = 1 << 23
+_GROUPS_PER_THREAD = 2
 _CHUNK_TILES = 2
 _UNITS_PER_THREAD = 3
 _MOST_DENSITY = 0.65
@@ -179,7 +181,7 @@ def spmm(target: Target, symbol: str, e: RowsEpilogue) -> Program:
 
 def groups_of(rows: int, threads: int) -> int:
     """Groups of rows, whatever the number of positions: their sums stay in L2, and threads find enough of them."""
-    wanted = 1 if threads == 1 else _UNITS_PER_THREAD * threads
+    wanted = 1 if threads == 1 else _GROUPS_PER_THREAD * threads
     return max(-(-rows // _GROUP_ROWS), min(wanted, rows // _LEAST_ROWS), 1)
 
 
@@ -209,6 +211,8 @@ def _accepts(site: Site) -> str:
         return f"computes in f32, the input is {x.dtype.value}"
     if zeros_of(w).density > _MOST_DENSITY:
         return "too few weights are zero"
+    if w.shape[1] >= _MOST_ROWS:
+        return "too many features"
     words = (DType.F32, DType.I32)
     wide = [t for t in site.inputs[2:] if t is not None and t.rank != 1 and t.dtype not in words]
     if y is None or y.dtype is not DType.F32 or wide:
