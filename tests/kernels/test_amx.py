@@ -14,15 +14,17 @@ from skipjack.codegen.lower import lower
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK, Node
 from skipjack.ir.types import tensor
+from skipjack.kernels.amx_conv import AMX_CONV
 from skipjack.kernels.amx_linear import AMX_DENSE, AMX_DENSE_TO_ROWS, AMX_SKIPPING, AMX_SKIPPING_TO_ROWS
 from skipjack.kernels.amx_products import live_tiles, weight_tiles
-from skipjack.kernels.launch import Bound, Lowering, Plainly, Site, Work, trace
+from skipjack.kernels.launch import Bound, Launch, Lowering, Plainly, Site, Work, trace
 from skipjack.lang import interpreter
 from skipjack.lang.expr import Expr, arg, binary, cast, evaluate, unary
 from skipjack.lang.kernel import Kernel
 from skipjack.lang.program import PTR
 from skipjack.lang.tiles import DOT_BF16, DOT_S8_S8, DOT_S8_U8, Tiles
-from skipjack.targets.target import AMX, AVX512_VNNI
+from skipjack.ops.contraction import conv
+from skipjack.targets.target import AMX, AVX512_VNNI, Target
 
 WAYS = pytest.mark.parametrize(
     "way",
@@ -33,6 +35,16 @@ F, I, U = DType.F32, DType.I32, DType.U8
 SUM = cast(arg(0, I) + arg(1, I), F) * arg(2, F)
 CODES = cast(binary("max", binary("min", unary("round", SUM), 255.0), 0.0), U)
 PLUS = SUM + cast(arg(3, U), F)
+
+
+def exact_sums(x: np.ndarray, w: np.ndarray, options: dict) -> np.ndarray:
+    """The convolution of x, padded with pad_code, in integers."""
+    rank = x.ndim - 2
+    pads = options.get("pads", (0,) * (2 * rank))
+    around = [(0, 0), (0, 0), *((pads[i], pads[i + rank]) for i in range(rank))]
+    full = np.pad(x.astype(np.float64), around, constant_values=options.get("pad_code", 0))
+    strides, dilations = (options.get(n, (1,) * rank) for n in ("strides", "dilations"))
+    return conv(full, w.astype(np.float64), strides, (0,) * (2 * rank), dilations, 1).astype(np.int32)
 
 
 def run(way: Lowering, inputs: list[np.ndarray], out: DType, epilogue: Expr | None, threads: int = 1) -> np.ndarray:
@@ -126,13 +138,21 @@ def test_other_targets_have_no_tiles() -> None:
     assert "not a constant" in AMX_DENSE.accepts(_site(w.astype(np.int16)))
 
 
+def _compiled(launch: Launch) -> list[str]:
+    """The names of the instructions of its kernel."""
+    text = assembly(lower([trace(launch.spec, AMX, "kernel")]), AMX.triple, AMX.cpu, AMX.feature_string)
+    return [line.split()[0] for line in text.splitlines() if line.startswith("\t") and not line.startswith("\t.")]
+
+
+def _is_paired(names: list[str]) -> bool:
+    one_each = names.count("ldtilecfg") == names.count("tilerelease") == 1
+    return one_each and names.index("ldtilecfg") < names.index("tdpbsud") < names.index("tilerelease")
+
+
 @WAYS
 def test_compiled_code_configures_and_releases_tiles(way: Lowering) -> None:
-    launch = way.lower(_work(np.ones((100, 40), np.int8)))[0]
-    text = assembly(lower([trace(launch.spec, AMX, "kernel")]), AMX.triple, AMX.cpu, AMX.feature_string)
-    names = [line.split()[0] for line in text.splitlines() if line.startswith("\t") and not line.startswith("\t.")]
-    assert names.count("ldtilecfg") == names.count("tilerelease") == 1
-    assert names.index("ldtilecfg") < names.index("tdpbsud") < names.index("tilerelease")
+    names = _compiled(way.lower(_work(np.ones((100, 40), np.int8)))[0])
+    assert _is_paired(names)
     assert names.count("tdpbsud") == 4
 
 
@@ -172,3 +192,57 @@ def test_tiles_that_are_not_configured_or_not_released() -> None:
     program.body = [s for s in program.body if getattr(s, "attr", None) != ("tilerelease",)]
     with pytest.raises(AssertionError, match="without releasing"):
         interpreter.run(program, block.ctypes.data, 0, 1, 0)
+
+
+CONVS = [
+    ((1, 4, 3, 3), 4, (1, 1), {}),
+    ((2, 5, 4, 7), 18, (3, 3), {"pads": (1, 1, 1, 1), "pad_code": 77}),
+    ((1, 8, 9, 9), 33, (1, 1), {"strides": (2, 2)}),
+    ((1, 3, 9, 12), 6, (3, 2), {"strides": (2, 1), "pads": (0, 1, 2, 0), "dilations": (2, 3), "pad_code": 255}),
+    ((1, 70, 16, 8), 3, (1, 1), {}),
+    ((1, 9, 20), 8, (5,), {"pads": (2, 2)}),
+]
+
+
+@pytest.mark.parametrize("out", [I, U, F])
+@pytest.mark.parametrize(("shape", "maps", "kernel", "options"), CONVS)
+def test_convolutions_of_codes_are_exact(shape, maps: int, kernel, options, out: DType) -> None:
+    r = np.random.default_rng([*shape, maps])
+    x = r.integers(0, 256, shape, np.uint8)
+    w = r.integers(-127, 128, (maps, shape[1], *kernel), np.int8)
+    sums = exact_sums(x, w, options)
+    offsets, scales = r.integers(-999, 999, maps, np.int32), r.random(maps, np.float32) / 300
+    residual = r.integers(0, 256, sums.shape, np.uint8)
+    expr = {I: arg(0, I) + arg(1, I), U: CODES, F: PLUS}[out]
+    extras = [offsets, scales, residual][: {I: 1, U: 2, F: 3}[out]]
+    tail = (-1, *[1] * len(kernel))
+    wanted = evaluate(expr, [sums, *(e.reshape(tail) if e.ndim == 1 else e for e in extras)])
+    inputs = [x, w, *extras]
+    node = Node("Conv", tuple(f"i{n}" for n in range(len(inputs))), ("y",), {**options, "epilogue": expr}, SKIPJACK)
+    for threads in (1, 3):
+        found = run_lowering(AMX_CONV, node, inputs, [(out, sums.shape)], constants=[1], target=AMX, threads=threads)[0]
+        np.testing.assert_allclose(found, wanted, rtol=1e-6 if out is F else 0, atol=1e-4 if out is F else 0)
+
+
+def test_convolutions_that_tiles_cannot_do() -> None:
+    def reason(w: np.ndarray, target: Target, **attrs: int) -> str:
+        node = Node("Conv", ("x", "w"), ("y",), {"epilogue": arg(0, I), **attrs}, SKIPJACK)
+        types = [tensor(U, 1, 8, 5, 5), tensor(DType.from_numpy(w.dtype), *w.shape)]
+        return AMX_CONV.accepts(Site(node, types, [tensor(I, 1, 8, 5, 5)], [None, w], target))
+
+    w = np.ones((8, 8, 1, 1), np.int8)
+    assert reason(w, AMX) == ""
+    assert "no tile products" in reason(w, AVX512_VNNI)
+    assert "wider than a byte" in reason(w.astype(np.int16), AMX)
+    assert "more than one group" in reason(w[:, :4], AMX, group=2)
+
+
+def test_compiled_convolutions() -> None:
+    memory = Plainly()
+    x, w = np.zeros((1, 8, 9, 9), np.uint8), np.ones((8, 8, 3, 3), np.int8)
+    bound = [Bound("x", U, x.shape, memory.hold(x)), Bound("w", DType.I8, w.shape, memory.hold(w), value=w)]
+    out = Bound("y", I, (1, 8, 7, 7), memory.hold(np.zeros((1, 8, 7, 7), np.int32)))
+    work = Work(Node("Conv", ("x", "w"), ("y",), {"epilogue": arg(0, I)}, SKIPJACK), bound, [out], memory, AMX)
+    assert _is_paired(_compiled(AMX_CONV.lower(work)[0]))
+    assert AMX_CONV.cost is not None
+    assert AMX_CONV.cost(work) > 0

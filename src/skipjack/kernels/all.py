@@ -3,6 +3,7 @@
 # ruff: noqa: F401
 # pyright: reportUnusedImport=false
 
+import skipjack.kernels.amx_conv
 import skipjack.kernels.amx_linear
 import skipjack.kernels.attention
 import skipjack.kernels.baked_linear
