@@ -30,7 +30,7 @@ from skipjack.lang.kernel import Kernel, V
 from skipjack.lang.program import I32, I64, PTR, Program
 from skipjack.targets.target import Target
 
-_CHUNK_BYTES = 1 << 18
+_CHUNK_BYTES = 1 << 19
 _GROUP_BYTES = 1 << 18
 _WORDS = ("features", "k4", "terms", "blocks", "chunks", "positions", "tiles", "tile_groups")
 
