@@ -39,6 +39,7 @@ Timer = Callable[[Sequence[Run]], list[float]]
 LEAST_US = 20.0
 _ROUNDS, _LEAST_RUNS, _SECONDS_PER_ROUND = 4, 2, 0.002
 _HOPELESS = 5.0
+_SUSPICIOUS = 1.25
 _STORED_BYTES = 16 << 20
 _MOST_TEXT = 1 << 16
 
@@ -46,15 +47,15 @@ _MOST_TEXT = 1 << 16
 def quickest(calls: Sequence[Run]) -> list[float]:
     """The least time of each call, measured in turns so that a slow spell of the machine meets all alike.
 
-    What takes many times as long as the quickest is measured once.
+    What takes many times as long as the quickest gets fewer runs.
     """
     best = [min(_once(call), _once(call)) for call in calls]
-    worth = [i for i, us in enumerate(best) if us <= _HOPELESS * min(best)]
     for _ in range(_ROUNDS):
-        for i in worth:
+        for i, call in enumerate(calls):
+            worth = best[i] <= _HOPELESS * min(best)
             end, runs = perf_counter() + _SECONDS_PER_ROUND, 0
-            while runs < _LEAST_RUNS or perf_counter() < end:
-                best[i] = min(best[i], _once(calls[i]))
+            while runs < (_LEAST_RUNS if worth else 1) or (worth and perf_counter() < end):
+                best[i] = min(best[i], _once(call))
                 runs += 1
     return best
 
@@ -199,20 +200,34 @@ def _store(folder: Path | None, key: str, times: dict[str, float]) -> dict[str, 
 def measure_rates(
     layers: Iterable[tuple[Graph, Node]], target: Target, timer: Timer = quickest, threads: int = 1
 ) -> list[Timing]:
-    """Every lowering of some layers timed."""
+    """Every lowering of some layers timed; what takes longer than its other layers let expect is timed again."""
     team = Team(threads, None)
-    found: list[Timing] = []
+    found: list[tuple[Timing, Work, Lowering]] = []
     try:
         for graph, node in layers:
             work = Nominal(graph, target).work(node)
             ways = ways_of(graph, node, work)
             times = time_ways(work, ways, timer, team)
             for way in ways:
-                predicted = way.cost(work) if way.cost is not None else moved_us(work)
-                found.append(Timing(way.name, class_of(work), predicted, times[way.label], way.lower.__module__))
+                predicted = max(way.cost(work) if way.cost is not None else moved_us(work), 1e-3)
+                timing = Timing(way.name, class_of(work), predicted, times[way.label], way.lower.__module__)
+                found.append((timing, work, way))
+        for i in _slow([timing for timing, _, _ in found]):
+            timing, work, way = found[i]
+            again = time_ways(work, [way], timer, team)[way.label]
+            found[i] = replace(timing, measured_us=min(timing.measured_us, again)), work, way
     finally:
         team.close()
-    return found
+    return [timing for timing, _, _ in found]
+
+
+def _slow(timings: Sequence[Timing]) -> list[int]:
+    """The timings that are further from their prediction than others of the lowering: the machine may have been busy."""
+    ratios: dict[str, list[float]] = {}
+    for t in timings:
+        ratios.setdefault(t.way, []).append(t.measured_us / t.predicted_us)
+    middle = {way: float(np.median(r)) for way, r in ratios.items()}
+    return [i for i, t in enumerate(timings) if t.measured_us / t.predicted_us > _SUSPICIOUS * middle[t.way]]
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,20 @@ def test_timings_hold_prediction_and_measurement() -> None:
     assert all(t.predicted_us > 0 and t.layer for t in found)
 
 
+def test_a_time_that_is_too_long_for_its_lowering_is_measured_again() -> None:
+    asked: list[int] = []
+
+    def clock(calls: Sequence[Run]) -> list[float]:
+        asked.append(len(calls))
+        slow = len(asked) == 2
+        return [1000.0 if slow else 10.0 for _ in calls]
+
+    layers = [LAYER.graph() for _ in range(5)]
+    found = measure_rates(layers, host(), clock)
+    assert {t.measured_us for t in found} == {10.0}
+    assert asked == [asked[0]] * 5 + [1] * asked[0]
+
+
 def test_times_are_kept_by_content_of_the_layer() -> None:
     graph, _ = LAYER.graph()
     clock = Clock()
