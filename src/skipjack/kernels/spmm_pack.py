@@ -1,9 +1,8 @@
 """Sparse weights of a Linear as the stream that kernels/spmm.py walks.
 
 Rows (output features) are cut into groups of about equal work, the depth into blocks of BLOCK_K. A segment is one block
-of one group: its rows and, in their order, their entries, ascending in depth. In the first block rows follow each other
-as they do in memory, since their sums may come from far away; later those with most entries go first, so that loops of
-equal length follow each other. Rows without entries in a block are left out, except from the first and last one.
+of one group: its rows and, in their order, their entries, ascending in depth. Rows without entries in a block are left
+out, except from the first and last one.
 """
 
 from __future__ import annotations
@@ -57,28 +56,25 @@ class _Part:
 def _segments(w: np.ndarray, first_row: int) -> _Part:
     blocks = blocks_of(w.shape[0])
     room = np.empty(w.shape[1] * BLOCK_K, np.float32)
-    made = [_segment(w[b * BLOCK_K : (b + 1) * BLOCK_K], first_row, (b, blocks), room) for b in range(blocks)]
+    made = [_segment(w[b * BLOCK_K : (b + 1) * BLOCK_K], first_row, b in (0, blocks - 1), room) for b in range(blocks)]
     words, weights, depths = (np.concatenate(arrays) for arrays in zip(*made))
     return _Part(words, weights, depths, np.array([s[0].size for s in made]), np.array([s[1].size for s in made]))
 
 
 def _segment(
-    w: np.ndarray, first_row: int, place: tuple[int, int], room: np.ndarray
+    w: np.ndarray, first_row: int, every_row: bool, room: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row words, weights and depths of one block. place: its number of how many; room: for its transpose."""
-    block, blocks = place
+    """Row words, weights and depths of one block; room is for its transpose."""
     by_row = room[: w.size].reshape(w.shape[::-1])
     for k in range(0, w.shape[0], _FEW):
         by_row[:, k : k + _FEW] = w[k : k + _FEW].T
     there = by_row != 0
     counts = np.count_nonzero(there, axis=1)
-    order = np.argsort(-counts, kind="stable") if block else np.arange(counts.size)
-    if 0 < block < blocks - 1:
-        order = order[: np.count_nonzero(counts)]
-    entries = np.flatnonzero(there[order])
-    weights = by_row[order].reshape(-1)[entries]
+    rows = np.arange(counts.size) if every_row else np.flatnonzero(counts)
+    entries = np.flatnonzero(there)
     depths = (entries % max(w.shape[0], 1)).astype(np.uint8)
-    return ((order + first_row) << 8 | counts[order]).astype(np.int32), weights, depths
+    words = ((rows + first_row) << 8 | counts[rows]).astype(np.int32)
+    return words, by_row.reshape(-1)[entries], depths
 
 
 def _joined(parts: list[_Part], groups: int, blocks: int) -> np.ndarray:
