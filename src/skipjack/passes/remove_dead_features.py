@@ -39,7 +39,8 @@ class RemoveDeadFeatures:
     """Features of Linear, Conv, and Attention between them, that no later layer needs are not computed.
 
     A feature is not needed where weights are zero, and where its value is known: that goes into the next layer's sum.
-    Wide rows of tokens keep a multiple of `multiple` features, so that they stay aligned.
+    Wide rows of tokens keep a multiple of `multiple` features, so that they stay aligned. Of features that layers with
+    integer weights read, whole fours go: the others stay neighbours, and weights that are zero in fours stay so.
     """
 
     multiple: int = 16
@@ -218,6 +219,8 @@ class _Removal:
             for n in self.consumers.get(name, []):
                 dead &= ~self.needed(n, self.known.get(name))
         dead = dead.reshape(-1, group.granule).all(axis=1).repeat(group.granule)
+        if any(self.weight(n).dtype.kind in "iu" for name in group.values for n in self.consumers.get(name, [])):
+            dead = _whole_fours(dead)
         if group.tokens and group.granule == 1 and group.size > _FREE_BELOW:
             stay = -(-int((~dead).sum()) // self.multiple) * self.multiple
             dead[np.flatnonzero(dead)[: max(stay - int((~dead).sum()), 0)]] = False
@@ -276,6 +279,12 @@ class _Removal:
         types = {name: t for name, t in self.graph.types.items() if name not in dropped}
         graph = self.graph.with_nodes(nodes, constants=frozen(constants), types=frozen(types))
         return typed(without_dead_code(graph)).graph
+
+
+def _whole_fours(dead: np.ndarray) -> np.ndarray:
+    """Only those whose four of neighbours is dead as a whole; the last one may have fewer."""
+    full = np.concatenate([dead, np.ones(-len(dead) % 4, bool)])
+    return full.reshape(-1, 4).all(axis=1).repeat(4)[: len(dead)]
 
 
 class _Rewritten:
