@@ -222,7 +222,7 @@ def measure_rates(
 
 
 def _slow(timings: Sequence[Timing]) -> list[int]:
-    """The timings that are further from their prediction than others of the lowering: the machine may have been busy."""
+    """The timings that are too far from what others of the lowering let expect: the machine may have been busy."""
     ratios: dict[str, list[float]] = {}
     for t in timings:
         ratios.setdefault(t.way, []).append(t.measured_us / t.predicted_us)
