@@ -107,6 +107,21 @@ def test_densities(density, target):
     check((1, 20, 6, 6), 9, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), density, target)
 
 
+@pytest.mark.parametrize("target", TARGETS, ids=target_id)
+@pytest.mark.parametrize(("kernel", "maps"), [(1, 12), (3, 6), (3, 24)])
+def test_groups(kernel, maps, target):
+    rng = np.random.default_rng(8)
+    x, w = rng.standard_normal((2, 12, 9, 10), np.float32), weights(rng, (maps, 4, kernel, kernel), 0.6)
+    pads = (kernel // 2,) * 4
+    parts = [
+        reference(x[:, 4 * g : 4 * g + 4], w[g * maps // 3 : (g + 1) * maps // 3], (1, 1), pads, (1, 1))
+        for g in range(3)
+    ]
+    attrs = {"strides": (1, 1), "pads": pads, "dilations": (1, 1), "group": 3}
+    y = run(x, w, Node("Conv", ("x", "w"), ("y",), attrs, SKIPJACK), (2, maps, 9, 10), target)
+    np.testing.assert_allclose(y, np.concatenate(parts, axis=1), rtol=0, atol=2e-5)
+
+
 def test_one_spatial_axis():
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((2, 6, 45), np.float32), weights(rng, (5, 6, 3), 0.5)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from skipjack.ir.graph import SKIPJACK
 from skipjack.kernels.conv_direct import CYCLES_PER_US
 from skipjack.kernels.conv_shape import WindowShape, conv_shape
@@ -256,7 +258,7 @@ def _lower(work: Work) -> list[Launch]:
         return []
     assert w.value is not None, "accepted only with constant weights"
     flat = pointwise_row(replace(s, batch=1))
-    g, _ = choose(flat, round(zeros_of(w.value).density, 3), work.target, work.threads)
+    g, _ = choose(flat, _density(s, w.value), work.target, work.threads)
     parts = _parts(g, s, work.threads)
     packed = work.memory.packed(w, g.recipe(parts), lambda a: pack(a, g, parts))
     place = streams(g, parts)
@@ -276,6 +278,11 @@ def _lower(work: Work) -> list[Launch]:
     ]
 
 
+def _density(s: WindowShape, w: np.ndarray) -> float:
+    """The share of non-zeros among weights between any map and any channel: there are none between groups."""
+    return round(zeros_of(w).density / s.group, 4)
+
+
 def _parts(g: Geometry, s: WindowShape, threads: int) -> int:
     """Groups of maps, so that threads have enough units of one image."""
     if threads == 1:
@@ -286,11 +293,12 @@ def _parts(g: Geometry, s: WindowShape, threads: int) -> int:
 def _accepts(site: Site) -> str:
     if reason := plain_misfit(site, 2):
         return reason
-    if site.constants[1] is None:
+    w, group = site.constants[1], int(site.node.attrs.get("group", 1))  # type: ignore[arg-type]
+    if w is None:
         return "the weights are not constant"
-    if int(site.node.attrs.get("group", 1)) != 1:  # type: ignore[arg-type]
-        return "grouped"
-    return accepts_epilogue(site)
+    return (
+        "one channel and one map per group" if 1 < group == w.shape[0] and w.shape[1] == 1 else accepts_epilogue(site)
+    )
 
 
 def sparse_conv_us(work: Work) -> float:
@@ -299,7 +307,7 @@ def sparse_conv_us(work: Work) -> float:
     assert w is not None, "accepted only with constant weights"
     if not s.pixels or not s.maps or not fits_offsets(s):
         return float("inf") if s.pixels else 0.0
-    _, cycles = choose(pointwise_row(replace(s, batch=1)), round(zeros_of(w).density, 3), work.target)
+    _, cycles = choose(pointwise_row(replace(s, batch=1)), _density(s, w), work.target)
     long = functions(work.attr("epilogue"))
     cycles += s.maps * s.pixels / work.target.vl * long
     images = [b for b in (work.input(0), work.output(), *extras_of(work)) if len(b.shape) > 1]

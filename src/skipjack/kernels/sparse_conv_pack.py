@@ -140,12 +140,12 @@ class Geometry:
     def compiled(self) -> Geometry:
         """What a kernel depends on: equal for convolutions that differ in numbers of channels and maps only."""
         block = 1 if self.source == DIRECT else self.block
-        return replace(self, block=block, s=replace(self.s, batch=1, channels=0, maps=0))
+        return replace(self, block=block, s=replace(self.s, batch=1, channels=0, maps=0, group=1))
 
     def recipe(self, parts: int) -> str:
         """Equal for equal packed weights."""
         taps = f"{self.column_bytes} {self.row_bytes} {self.s.dilations}" if self.source == BAND else ""
-        return f"sparse conv {self.source} {self.channel_bytes} {self.block} {taps} {parts}"
+        return f"sparse conv {self.s.group} {self.source} {self.channel_bytes} {self.block} {taps} {parts}"
 
 
 @dataclass(frozen=True)
@@ -167,31 +167,26 @@ def streams(g: Geometry, parts: int) -> Streams:
 
 
 def pack(w: np.ndarray, g: Geometry, parts: int) -> np.ndarray:
-    """The bytes of the streams of w [maps, channels, taps...]; parts hold about as many entries each."""
+    """The bytes of the streams of w [maps, channels of a group, taps...]; parts hold about as many entries each."""
     maps, channels = w.shape[:2]
-    w = np.ascontiguousarray(w, np.float32).reshape(maps, channels, -1)
-    offsets = _tap_offsets(g)
-    counts = np.zeros((g.blocks, maps), np.int64)
-    found: list[np.ndarray] = []
-    for b in range(g.blocks):
-        band = w[:, b * g.block : (b + 1) * g.block]
-        at = np.nonzero(band)
-        entries = np.empty(at[0].size, _ENTRY)
-        first = b * g.block if g.source == DIRECT else 0
-        entries["offset"] = (at[1] + first) * g.channel_bytes + offsets[at[2]]
-        entries["weight"] = band[at]
-        counts[b] = np.bincount(at[0], minlength=maps)
-        found.append(entries)
+    at = np.nonzero(w.reshape(maps, channels, -1))
+    channel = at[1] + at[0] // max(maps // g.s.group, 1) * channels
+    block = channel // g.block
+    order = np.argsort(block, kind="stable")
+    entries = np.empty(order.size, _ENTRY)
+    inside = channel if g.source == DIRECT else channel - block * g.block
+    entries["offset"] = (inside * g.channel_bytes + _tap_offsets(g)[at[2]])[order]
+    entries["weight"] = w.reshape(maps, channels, -1)[at][order]
+    counts = np.bincount(block * maps + at[0], minlength=g.blocks * maps).reshape(g.blocks, maps)
     firsts = _shares(counts.sum(axis=0), parts)
     before = np.zeros(counts.size + 1, np.int64)
     np.cumsum(counts.reshape(-1), out=before[1:])
     starts = before[(np.arange(g.blocks)[:, None] * maps + firsts[:-1]).reshape(-1)]
     place = streams(g, parts)
-    body = np.concatenate(found).tobytes() if found else b""
-    out = np.zeros(place.entries + len(body), np.uint8)
-    for offset, table in ((place.starts, starts), (place.firsts, firsts), (place.counts, counts.astype(np.int32))):
-        out[offset : offset + table.nbytes] = np.frombuffer(table.tobytes(), np.uint8)
-    out[place.entries :] = np.frombuffer(body, np.uint8)
+    out = np.zeros(place.entries + entries.nbytes, np.uint8)
+    tables = (starts, firsts, counts.astype(np.int32), entries)
+    for offset, table in zip((place.starts, place.firsts, place.counts, place.entries), tables):
+        out[offset : offset + table.nbytes] = table.reshape(-1).view(np.uint8)
     return out
 
 
