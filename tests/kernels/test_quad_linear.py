@@ -12,18 +12,19 @@ from tests.kernels.compare import close, make_node, site_of
 from tests.kernels.harness import TARGETS, run_lowering, target_id
 
 import skipjack.kernels.quad_dense
+import skipjack.kernels.quad_scattered
 import skipjack.kernels.quad_sparse  # noqa: F401
 from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK
 from skipjack.kernels.launch import Lowering, lowerings
-from skipjack.kernels.quad_pack import Cut, pack_dense, pack_fours, panel_starts, term_count, terms_of
+from skipjack.kernels.quad_pack import Cut, pack_dense, pack_fours, pack_scattered, panel_starts, term_count, terms_of
 from skipjack.lang.expr import Expr, arg, cast, maximum, minimum, unary
 from skipjack.ops.execute import run_node
 from skipjack.targets.target import AVX2, AVX512_VNNI, Target
 
 F32, U8, I8, I32 = DType.F32, DType.U8, DType.I8, DType.I32
 ALL = (*TARGETS, AVX512_VNNI)
-NAMES = ("linear_quads", "linear_fours")
+NAMES = ("linear_quads", "linear_fours", "linear_scattered")
 SUMS = arg(0, I32)
 REAL = cast(SUMS + arg(1, I32), F32) * arg(2, F32) + arg(3, F32)
 SIZES = [
@@ -76,7 +77,7 @@ def compare(
     node = make_node("Linear", inputs, attrs={"epilogue": expr}, domain=SKIPJACK)
     (want,) = run_node(node, list(inputs))
     first = b""
-    for layouts, threads in (("columns", 1), ("columns", 3), ("columns>plain", 1), ("columns>plain", 3)):
+    for layouts, threads in (("columns", 1), ("columns", 3), ("columns>plain", 2)):
         entry = way(name, layouts)
         assert not entry.accepts(site_of(node, inputs, [want], constants, target))
         (got,) = run_lowering(
@@ -113,7 +114,8 @@ def test_deep_layers_in_blocks_of_inputs(kept: float) -> None:
     for target in (AVX2, AVX512_VNNI):
         w = weights(1700, 20, kept)
         w[:, 4:9] = 0
-        compare("linear_fours", [numbers(70, 1700), w], SUMS, target, (1,))
+        for name in NAMES:
+            compare(name, [numbers(70, 1700), w], SUMS, target, (1,))
 
 
 @pytest.mark.parametrize("target", ALL, ids=target_id)
@@ -180,6 +182,26 @@ def test_fours_hold_the_matrix() -> None:
             for e in range(head[1] + table[n], head[1] + table[n + 1], 5):
                 at = 4 * (block * cut.block + packed[e + 4])
                 back[first + row, at : at + 4] += packed[e : e + 4].view(np.int8)
+    assert (back[:10, :37] == w.T).all()
+    assert not back[10:].any()
+
+
+def test_scattered_entries_hold_the_matrix() -> None:
+    w = weights(37, 10, 0.4)
+    w[np.random.default_rng(1).random(w.shape) < 0.5] = 0
+    cut = Cut(2, 8, 4)
+    packed = pack_scattered(w, cut)
+    head = packed[: 8 * 5].view(np.int64)
+    starts, blocks = head[2:], 3
+    ends = packed[head[0] : head[1]].view(np.int32)
+    back = np.zeros((12, 48), np.int32)
+    for p, (first, last) in enumerate(itertools.pairwise(starts)):
+        table = ends[blocks * first + p :]
+        for n in range(blocks * (last - first)):
+            block, row = divmod(n, last - first)
+            for e in range(head[1] + table[n], head[1] + table[n + 1], 12):
+                inputs, values = packed[e : e + 8].view(np.uint16), packed[e + 8 : e + 12].view(np.int8)
+                np.add.at(back[first + row], 4 * cut.block * block + inputs, values)
     assert (back[:10, :37] == w.T).all()
     assert not back[10:].any()
 

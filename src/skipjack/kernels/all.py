@@ -47,6 +47,7 @@ import skipjack.kernels.quad_dense
 import skipjack.kernels.quad_pointwise
 import skipjack.kernels.quad_pool
 import skipjack.kernels.quad_reorder
+import skipjack.kernels.quad_scattered
 import skipjack.kernels.quad_sparse
 import skipjack.kernels.quantise
 import skipjack.kernels.quantised_conv

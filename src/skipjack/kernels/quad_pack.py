@@ -133,6 +133,47 @@ def _entries(words: np.ndarray, live: np.ndarray, terms: int) -> np.ndarray:
     return out
 
 
+GROUP_BYTES = 12
+
+
+def pack_scattered(w: np.ndarray, cut: Cut) -> np.ndarray:
+    """[K, M] as pack_fours lays it out, but an entry holds four u16 inputs within the block and their four weights.
+
+    Groups that are not full repeat input 0 with weight 0.
+    """
+    terms = terms_of(w)
+    k, m = w.shape
+    rows, depth = -(-m // 4) * 4, 4 * cut.block
+    blocks = max(-(-k // depth), 1)
+    codes = np.zeros((rows, blocks * depth, len(terms)), np.int8)
+    for t, term in enumerate(terms):
+        codes[:m, :k, t] = term.T
+    codes = codes.reshape(rows, blocks, depth * len(terms))
+    live = codes != 0
+    counts = -(-np.count_nonzero(live, axis=2) // 4)
+    starts = panel_starts((counts.sum(1) + ROW_WORK).reshape(-1, 4).sum(1), cut)
+    ends, entries = [np.zeros(0, np.int32)], [np.zeros((0, GROUP_BYTES), np.uint8)]
+    done = 0
+    for first, last in itertools.pairwise(starts.tolist()):
+        end = np.concatenate([[0], np.cumsum(counts[first:last].T.reshape(-1))])
+        ends.append(((end + done) * GROUP_BYTES).astype(np.int32))
+        entries.append(_groups(codes[first:last], live[first:last], end, len(terms)))
+        done += int(end[-1])
+    return _joined(starts, [np.concatenate(ends), np.concatenate(entries)])
+
+
+def _groups(codes: np.ndarray, live: np.ndarray, ends: np.ndarray, terms: int) -> np.ndarray:
+    """The groups of a panel [row][block][k * terms] in the order [block][row][k]; ends are in groups."""
+    block, row, at = np.nonzero(np.ascontiguousarray(live.transpose(1, 0, 2)))
+    which = block * live.shape[0] + row
+    each = np.bincount(which, minlength=len(ends) - 1)
+    place = 4 * ends[which] + np.arange(len(which)) - (np.cumsum(each) - each)[which]
+    inputs, weights = np.zeros(4 * ends[-1], np.uint16), np.zeros(4 * ends[-1], np.int8)
+    inputs[place], weights[place] = at // terms, codes[row, block, at]
+    parts = (inputs.view(np.uint8).reshape(-1, 8), weights.view(np.uint8).reshape(-1, 4))
+    return np.concatenate(parts, axis=1)
+
+
 def _joined(starts: np.ndarray, sections: Sequence[np.ndarray]) -> np.ndarray:
     """The places of sections, the table of panels and the sections in one array of bytes, each on its own lines."""
     sizes = [8 * (len(sections) + len(starts)), *(s.nbytes for s in sections)]
