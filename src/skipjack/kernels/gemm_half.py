@@ -1,6 +1,7 @@
 """Linear layers of bf16 operands summed in f32 by an instruction that multiplies pairs.
 
 The gemm of f32 runs with a pair of neighbouring bf16 in the place of every f32: W is packed [panel][K / 2][columns][2].
+The instruction takes denormal numbers for zeros.
 """
 
 from __future__ import annotations
