@@ -6,6 +6,7 @@ Deep layers go through X in blocks that stay in L1; sums wait in scratch between
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from skipjack.ir.graph import SKIPJACK
@@ -14,7 +15,7 @@ from skipjack.kernels.dot import dot4
 from skipjack.kernels.epilogue import Epilogue, extras_of
 from skipjack.kernels.gemm import part
 from skipjack.kernels.kinds import TILE
-from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Work, generator, lowering
+from skipjack.kernels.launch import KernelSpec, Launch, Lowering, Site, Work, generator, lowering
 from skipjack.kernels.positions import RowsEpilogue
 from skipjack.kernels.quad_finish import (
     WIDE,
@@ -184,11 +185,9 @@ def _cost_to_rows(work: Work) -> float:
     return _cost(work) + to_rows_us(work)
 
 
-FOURS = lowering(
-    Lowering("linear_fours", SKIPJACK, "Linear", accepts_integers, _lower, "columns", 5, _cost, encoding="fours")
-)
-lowering(
-    Lowering(
-        "linear_fours", SKIPJACK, "Linear", accepts_to_rows, _lower, "columns>plain", 5, _cost_to_rows, encoding="fours"
-    )
-)
+def _way(accepts: Callable[[Site], str], layouts: str, cost: Callable[[Work], float]) -> Lowering:
+    return lowering(Lowering("linear_fours", SKIPJACK, "Linear", accepts, _lower, layouts, 5, cost, encoding="fours"))
+
+
+FOURS = _way(accepts_integers, "columns", _cost)
+_way(accepts_to_rows, "columns>plain", _cost_to_rows)
