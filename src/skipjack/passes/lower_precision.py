@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import ml_dtypes
 import numpy as np
@@ -147,7 +148,7 @@ class _Lowering:
         if x not in self.half:
             self.half[x] = self.name(x)
             attrs: dict[str, Attr] = {"expr": self.rounded(arg(0, DType.F32))}
-            yield Node("Pointwise", (x,), (self.half[x],), frozen(attrs), SKIPJACK, n.origin)
+            yield Node("Pointwise", (x,), (self.half[x],), MappingProxyType(attrs), SKIPJACK, n.origin)
 
     def with_half_extras(self, n: Node) -> Node:
         """The node reading rounded residuals where those alone exist."""
