@@ -1,4 +1,7 @@
-"""Quantised operators of com.microsoft: each dequantises, computes in f32 and quantises its result."""
+"""Quantised operators of com.microsoft: each dequantises, computes in f32 and quantises its result.
+
+Products sum integers, and multiply the sums by one f32 factor: scale of input times scale of weight by scale of output.
+"""
 
 from __future__ import annotations
 
@@ -186,8 +189,10 @@ def _ref_gemm(r: Ref) -> list[Any]:
     if c is not None:
         total = total + c
     factor = np.float32(r.attr("alpha", 1.0)) * np.asarray(sa).reshape(()) * np.asarray(sb)
-    y = total.astype(np.float32) * factor
-    return [y if sy is None else codes(y, sy, zy, a.dtype if zy is None else zy.dtype)]
+    if sy is None:
+        return [total.astype(np.float32) * factor]
+    steps = total.astype(np.float32) * (factor / np.asarray(sy, np.float32).reshape(()))
+    return [codes(steps, np.ones((), np.float32), zy, a.dtype if zy is None else zy.dtype)]
 
 
 register(Op("QGemm", _infer_gemm, _ref_gemm, domain=MS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -128,17 +128,21 @@ def _qlinear_matmul(edit: Edit, n: Node) -> None:
 
 
 def _qgemm(edit: Edit, n: Node) -> None:
-    """Its result is divided by the output's scale, or stays a number."""
+    """The scale of the output divides the factor; without one the result stays a number."""
     scale, other = _number(edit, n.input(1)), edit.array(n.input(4))
     if scale is None or other is None or other.dtype != _F32 or int_attr(n, "transA", 0):
         return
     factor = np.asarray(np.float32(float_attr(n, "alpha", 1.0)) * scale * other, np.float32)
     features = 0 if int_attr(n, "transB", 0) else 1
     p = _Product(n.input(0), n.input(2), n.input(3), n.input(5), factor, features, n.input(6))
-    real = edit.name(f"{n.outputs[0]}.real") if n.input(7) else n.outputs[0]
-    made = _product(edit, n, p, "Gemm", real)
+    if n.input(7):
+        out = _number(edit, n.input(7))
+        if out is not None:
+            _linear(edit, n, replace(p, factor=np.asarray(factor / out, np.float32)), "Gemm", n.input(8))
+        return
+    made = _product(edit, n, p, "Gemm", n.outputs[0])
     if made is not None:
-        edit.replace(n, made if real == n.outputs[0] else [*made, _to_codes(edit, n, real, n.input(7), n.input(8))])
+        edit.replace(n, made)
 
 
 def _matmul_integer_to_float(edit: Edit, n: Node) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
+from skipjack.core.dtypes import DType
 from skipjack.lang.expr import Expr
 
 
@@ -36,6 +39,23 @@ def _cheaper(e: Expr) -> Expr:
     if exponent in (1.0, 2.0, 3.0):
         return {1.0: x, 2.0: x * x, 3.0: x * x * x}[exponent]
     return e
+
+
+def round_products(e: Expr) -> Expr:
+    """e with every rounded quotient by a number as a rounded product with its reciprocal."""
+    return _rounding_products(e, {})
+
+
+def _rounding_products(e: Expr, memo: dict[int, Expr]) -> Expr:
+    if id(e) not in memo:
+        args = tuple(_rounding_products(a, memo) for a in e.args)
+        if e.op == "round" and args[0].op == "div" and args[0].args[1].op == "const":
+            x, divisor = args[0].args
+            reciprocal = np.float32(1) / np.float32(divisor.value)
+            args = (x * float(reciprocal),) if np.isfinite(reciprocal) and divisor.dtype is DType.F32 else args
+        same = all(a is b for a, b in zip(args, e.args, strict=True))
+        memo[id(e)] = e if same else replace(e, args=args)
+    return memo[id(e)]
 
 
 def count_operations(e: Expr) -> int:

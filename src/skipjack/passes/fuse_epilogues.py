@@ -8,7 +8,7 @@ from skipjack.core.dtypes import DType
 from skipjack.ir.graph import SKIPJACK, Graph, Node
 from skipjack.ir.types import TensorType
 from skipjack.lang.expr import Expr, arg
-from skipjack.passes.expressions import substitute
+from skipjack.passes.expressions import round_products, substitute
 from skipjack.passes.rewrite import Edit
 
 _CONTRACTIONS = ("Linear", "MatMul", "Conv", "ConvTranspose")
@@ -21,8 +21,10 @@ class FuseEpilogues:
 
     The type stays, unless the contraction is one of integers: their epilogues scale sums and make codes again. The
     other operands must hold one value per output feature, or have the shape of the output; those of integer
-    contractions may be one value. Of two contractions that meet in one expression the later one takes it; the other is
-    then a residual. Half-precision results are rounded once, after the epilogue.
+    contractions may be one value, and where they round a quotient by a constant, they round the product with its
+    reciprocal: another code may come out where the quotient is within its own rounding of a tie. Of two contractions
+    that meet in one expression the later one takes it; the other is then a residual. Half-precision results are
+    rounded once, after the epilogue.
     """
 
     name: str = "fuse_epilogues"
@@ -75,7 +77,8 @@ class FuseEpilogues:
             return None
         inputs = (*contraction.inputs[:2], *extras)
         fused = Node(contraction.op, inputs, n.outputs, contraction.attrs, SKIPJACK, contraction.origin)
-        return fused.with_attrs(epilogue=substitute(expr, places))
+        whole = substitute(expr, places)
+        return fused.with_attrs(epilogue=round_products(whole) if _is_integer(edit, contraction) else whole)
 
 
 def _type_fits(edit: Edit, contraction: Node, before: TensorType, after: TensorType) -> bool:
