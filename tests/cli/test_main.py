@@ -19,7 +19,8 @@ from tests.cli.conftest import Invoke
 def test_help_lists_every_command_with_its_own_first_line(skipjack: Invoke) -> None:
     text = skipjack("--help").stdout
     for name, about in COMMANDS.items():
-        command = getattr(importlib.import_module(f"skipjack.cli.{name}"), name)
+        module = name.replace("-", "_")
+        command = getattr(importlib.import_module(f"skipjack.cli.{module}"), module)
         assert isinstance(command, click.Command)
         assert command.help is not None
         assert command.help.splitlines()[0] == about

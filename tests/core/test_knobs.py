@@ -26,6 +26,9 @@ CASES: dict[str, tuple[Any, dict[str, Any], list[str], str]] = {
     "SKIPJACK_MAX_ROUNDS": (50_000, {"7": 7}, ["0", "-1", "many"], "at least 1"),
     "SKIPJACK_COMPILE_JOBS": (0, {"2": 2}, ["-2", "two"], "0 for one per core"),
     "SKIPJACK_COMPILE_TIMEOUT": (300, {"1": 1}, ["0", "-1", "soon"], "seconds"),
+    "SKIPJACK_OFFLINE": (False, {"1": True, "off": False}, ["maybe"], "0 or 1"),
+    "SKIPJACK_ZOO": (None, {"/models": "/models"}, [], "directories"),
+    "SKIPJACK_ZOO_ENDPOINT": (None, {"http://localhost:1": "http://localhost:1"}, [], "address"),
 }
 
 

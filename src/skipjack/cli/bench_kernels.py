@@ -50,7 +50,7 @@ def bench_kernels(
     tune: str | None,
     as_json: bool,
 ) -> None:
-    """Time every kernel that could run each layer of models, beside the one that was chosen.
+    """Time every kernel that could run each layer of a model, beside the chosen one.
 
     Layers with a constant weight run alone on one thread, on random data. A choice is good when its kernel takes at
     most 10 % longer than the quickest; one that needs another layout also takes the time of rearranging the layer's
