@@ -119,11 +119,11 @@ def test_digits(style: str, tmp_path: Path) -> None:
 def test_small_images(style: str, tmp_path: Path) -> None:
     images, labels = cifar10()
     path = quantised(MODELS / "cifar_resnet20" / "resnet20.onnx", images, style, tmp_path, per_channel=True)
-    assert_as_good(path, images[:1000], labels[:1000], 0.7, 50)
+    assert_as_good(path, images[:600], labels[:600], 0.7, 50)
     assert not float_layers(path)
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", ["dynamic", "qdq", "qoperator"])
 def test_sparse_squeezenet(style: str, tmp_path: Path) -> None:
     """The data has no labels: class by class as onnxruntime says, with about its confidence."""
     images = photographs()
