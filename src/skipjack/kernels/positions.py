@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skipjack.core.dtypes import DType
+from skipjack.kernels.codes import Requantised, can_pack, pack_codes, requantised
 from skipjack.kernels.emit import load_as, memory_type, to_compute, to_memory
 from skipjack.kernels.epilogue import Epilogue, extras_of, finished
 from skipjack.kernels.launch import Bound, Work
@@ -87,6 +88,16 @@ class Rows:
         self.k, self.e, self.lanes = k, e, lanes
         self.row, self.rows, self.ragged = row, rows, ragged
         self.per_row = [self._values_of(r) for r in range(e.wide)]
+        self.codes = self._codes()
+        self.zero = self._zero_point()
+
+    def _codes(self) -> Requantised | None:
+        """The epilogue as packed codes, where instructions pack and the zero point is one number."""
+        found = requantised(self.e.expr) if can_pack(self.lanes) and self.e.wide == pack_of(DType.U8) else None
+        if found is None or found.zero is None or found.zero.op == "const":
+            return found
+        kind, dtype = self.e.extras[int(found.zero.value) - 1] if found.zero.value else (FULL, DType.F32)
+        return found if kind == SCALAR and dtype is DType.F32 else None
 
     def _values_of(self, r: int) -> dict[int, V]:
         k = self.k
@@ -106,7 +117,10 @@ class Rows:
         y and full say where these positions of `row` lie in the output and in each extra of kind "full", in order.
         """
         words = self._loaded(full, mask)
-        values = [self._one(r, acc, words) for r, acc in enumerate(accumulators)]
+        if self.codes is not None:
+            self._store_codes(self.codes, accumulators, words, y, mask)
+            return
+        values = [self._one(self.e.expr, r, acc, words) for r, acc in enumerate(accumulators)]
         for first in range(0, self.e.wide, self.e.pack):
             there = mask if not self.ragged else self._exists(first, mask)
             place = y.of(first, self.e.pack)
@@ -115,6 +129,28 @@ class Rows:
                 place.store(out)
             else:
                 place.store_masked(out, there)
+
+    def _store_codes(
+        self, codes: Requantised, accumulators: Sequence[V], words: dict[tuple[int, int], V], y: Words, mask: V | None
+    ) -> None:
+        """Four rows of unsigned codes by packing instructions."""
+        k = self.k
+        steps = [self._one(codes.steps, r, acc, words) for r, acc in enumerate(accumulators)]
+        exists = [self.row + r < self.rows for r in range(len(steps))] if self.ragged else None
+        out = pack_codes(k, steps, self.zero, exists)
+        if mask is None:
+            y.pointer.store(out)
+        else:
+            y.pointer.store_masked(out, mask)
+
+    def _zero_point(self) -> V | None:
+        """The zero point of codes in i32 lanes; it is one number for all rows."""
+        zero = None if self.codes is None else self.codes.zero
+        if zero is None:
+            return None
+        vector = self.k.constant(F32.vec(self.lanes), zero.value) if zero.op == "const" else None
+        value = vector if vector is not None else self.per_row[0][int(zero.value) - 1]
+        return value.to_int(I32)
 
     def _exists(self, r: int, mask: V | None) -> V:
         """Where a word that begins with row r is stored or loaded."""
@@ -136,8 +172,8 @@ class Rows:
                 found[i, r] = p.load(ty) if there is None else p.load_masked(ty, there)
         return found
 
-    def _one(self, r: int, acc: V, words: dict[tuple[int, int], V]) -> V:
-        """epilogue(acc) of row + r, in the form it is computed in."""
+    def _one(self, expr: Expr | None, r: int, acc: V, words: dict[tuple[int, int], V]) -> V:
+        """An expression of row + r, in the form it is computed in."""
         k = self.k
         inputs = [acc]
         for i, (kind, dtype) in enumerate(self.e.extras):
@@ -150,7 +186,7 @@ class Rows:
                 bits = 8 * dtype.itemsize
                 word = (word >> (bits * (r % pack))).trunc(Ty(f"i{bits}")).bitcast(memory_type(dtype).vec(self.lanes))
             inputs.append(to_compute(k, word, dtype))
-        return finished(k, Epilogue(self.e.expr, (), self.e.output), inputs)
+        return finished(k, Epilogue(expr, (), self.e.output if expr is None else expr.dtype), inputs)
 
     def _packed(self, first: int, values: Sequence[V]) -> V:
         k, dtype = self.k, self.e.output

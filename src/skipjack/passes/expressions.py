@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from skipjack.core.dtypes import DType
-from skipjack.lang.expr import Expr
+from skipjack.lang.expr import Expr, cast
 
 
 def substitute(e: Expr, replacements: Mapping[int, Expr]) -> Expr:
@@ -30,7 +30,9 @@ def _substituted(e: Expr, replacements: Mapping[int, Expr], memo: dict[int, Expr
 
 
 def _cheaper(e: Expr) -> Expr:
-    """Powers with a small constant exponent as products and roots."""
+    """Powers with a small constant exponent as products; numbers of codes that never reach memory stay f32."""
+    if e.op == "cast" and e.dtype is DType.F32:
+        return _number_of_code(e.args[0]) or e
     if e.op != "pow" or e.args[1].op != "const" or not e.dtype.is_float:
         return e
     x, exponent = e.args[0], float(e.args[1].value)
@@ -56,6 +58,27 @@ def _rounding_products(e: Expr, memo: dict[int, Expr]) -> Expr:
         same = all(a is b for a, b in zip(args, e.args, strict=True))
         memo[id(e)] = e if same else replace(e, args=args)
     return memo[id(e)]
+
+
+def _number_of_code(code: Expr) -> Expr | None:
+    """A code, or its distance from the zero point, as f32, when the code is made of an f32 that is a whole number."""
+    if code.op == "sub" and code.dtype is DType.I32:
+        first, zero = code.args
+        number = _number_of_code(first.args[0]) if first.op == "cast" and first.dtype is DType.I32 else None
+        return None if number is None else number - cast(zero, DType.F32)
+    made = code.args[0] if code.op == "cast" and code.dtype is DType.U8 else None
+    return made if made is not None and _is_whole_byte(made) else None
+
+
+def _is_whole_byte(e: Expr) -> bool:
+    """Whether e is `min(max(round(...) [+ zero], 0), 255)` in f32, as quantisation writes it."""
+    if e.op != "min" or e.dtype is not DType.F32 or e.args[1].op != "const" or e.args[1].value != 255.0:
+        return False
+    positive = e.args[0]
+    if positive.op != "select" or positive.args[2].op != "const" or positive.args[2].value != 0.0:
+        return False
+    shifted = positive.args[1]
+    return shifted.op == "round" or (shifted.op == "add" and shifted.args[0].op == "round")
 
 
 def count_operations(e: Expr) -> int:

@@ -119,7 +119,47 @@ LOOK_UP_FLOATS = Instruction(
     "llvm.x86.avx512.permvar.sf.512", "avx512f", F32.vec(16), (F32.vec(16), I32.vec(16)), _look_up
 )
 
+
+def _nearest(x: np.ndarray) -> np.ndarray:
+    """To the nearest integer, ties to even; the lowest integer for NaN and what does not fit."""
+    with np.errstate(invalid="ignore"):
+        fits = np.abs(x) < 2.0**31
+        return np.where(fits, np.rint(np.where(fits, x, 0)), -(2.0**31)).astype(np.int64).astype(np.int32)
+
+
+def _packed(a: np.ndarray, b: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Per 16 bytes: the lanes of a, then those of b, limited."""
+    per = 16 // a.itemsize
+    pairs = np.concatenate([a.reshape(-1, per), b.reshape(-1, per)], axis=1)
+    return np.clip(pairs, low, high).reshape(-1)
+
+
+def _pack_words(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return _packed(a, b, -(2**15), 2**15 - 1).astype(np.int16)
+
+
+def _pack_bytes(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return _packed(a, b, 0, 255).astype(np.uint8).view(np.int8)
+
+
+NEAREST = {
+    8: Instruction("llvm.x86.avx.cvt.ps2dq.256", "avx", I32.vec(8), (F32.vec(8),), _nearest),
+    16: Instruction("llvm.lrint.v16i32.v16f32", "avx512f", I32.vec(16), (F32.vec(16),), _nearest),
+}
+"""By f32 lanes."""
+PACK_WORDS = {
+    8: Instruction("llvm.x86.avx2.packssdw", "avx2", I16.vec(16), (I32.vec(8), I32.vec(8)), _pack_words),
+    16: Instruction("llvm.x86.avx512.packssdw.512", "avx512bw", I16.vec(32), (I32.vec(16), I32.vec(16)), _pack_words),
+}
+PACK_BYTES = {
+    8: Instruction("llvm.x86.avx2.packuswb", "avx2", I8.vec(32), (I16.vec(16), I16.vec(16)), _pack_bytes),
+    16: Instruction("llvm.x86.avx512.packuswb.512", "avx512bw", I8.vec(64), (I16.vec(32), I16.vec(32)), _pack_bytes),
+}
+
 INSTRUCTIONS: tuple[Instruction, ...] = (
+    *NEAREST.values(),
+    *PACK_WORDS.values(),
+    *PACK_BYTES.values(),
     DOT_U8_S8_512,
     DOT_U8_S8_128,
     DOT_S8_S8_128,
