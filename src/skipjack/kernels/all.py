@@ -6,6 +6,7 @@
 import skipjack.kernels.amx_conv
 import skipjack.kernels.amx_linear
 import skipjack.kernels.attention
+import skipjack.kernels.attention_half
 import skipjack.kernels.baked_linear
 import skipjack.kernels.blocked_copy
 import skipjack.kernels.cache

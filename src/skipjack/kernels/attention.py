@@ -54,7 +54,7 @@ def heights(s: Shape) -> list[int]:
     return [*(n for n in (1, 2, 4, 8) if n < s.rows - 3), *range(s.rows - 3, s.rows + 1)]
 
 
-class _Scratch:
+class Scratch:
     """Offsets in bytes: packed keys and values of a chunk; rows of queries, scores, outputs; maxima and sums."""
 
     def __init__(self, s: Shape, spec: AttentionSpec) -> None:
@@ -80,16 +80,19 @@ class _RowOfScores:
     top: Var
 
 
-class _Unit:
+class Unit:
     """Traces one unit."""
 
     def __init__(self, k: Kernel, target: Target, spec: AttentionSpec) -> None:
         self.k, self.a, self.spec = k, k.arg, spec
         self.s = block_shape(target)
-        self.at = _Scratch(self.s, spec)
+        self.at = self._scratch()
         self.vector = self.s.vector
         self.heights = heights(self.s)
         self.size = spec.dtype.itemsize
+
+    def _scratch(self) -> Scratch:
+        return Scratch(self.s, self.spec)
 
     def trace(self, unit: V) -> None:
         k, a = self.k, self.a
@@ -107,12 +110,16 @@ class _Unit:
             count = k.min(a.keys - key, CHUNK)
             self._pack_keys(key, count)
             self._pack_values(key, count)
-            with k.loop(2) as phase:
-                with k.when(phase.eq(1)), k.loop(self.rows) as r:
-                    self._probabilities(r, key, count)
-                self._multiply(phase, count)
+            self._chunk(key, count)
         with k.loop(self.rows) as r:
             self._finish_row(r)
+
+    def _chunk(self, key: V, count: V) -> None:
+        """Adds what the packed keys and values contribute to every row."""
+        with self.k.loop(2) as phase:
+            with self.k.when(phase.eq(1)), self.k.loop(self.rows) as r:
+                self._probabilities(r, key, count)
+            self._multiply(phase, count)
 
     def _row(self, r: V) -> tuple[V, V]:
         """(query head, query) of a row of this unit."""
@@ -215,7 +222,8 @@ class _Unit:
     def _score(self, at: V, valid: V | None, row: _RowOfScores, key: V) -> None:
         """Raw scores at `at` get cap, mask and causality, -inf where there is no key; the row's maximum follows."""
         k, spec = self.k, self.spec
-        raw = x = at.load(self.vector)
+        raw = at.load(self.vector)
+        x = self._scaled(raw)
         if spec.softcap:
             x = vm.tanh(k, x * (1 / spec.softcap)) * spec.softcap
         if row.mask is not None and spec.mask is not None:
@@ -237,6 +245,19 @@ class _Unit:
             at.store(x)
         row.top.set(k.max(row.top.get(), x))
 
+    def _scaled(self, score: V) -> V:
+        """A product of a query and a key as a score; queries were scaled."""
+        return score
+
+    def _row_of_scores(self, r: V) -> _RowOfScores:
+        k, a = self.k, self.a
+        head, query = self._row(r)
+        mask = None
+        if self.spec.mask is not None:
+            mask = a.mask.at(self.batch * a.m_batch + head * a.m_head + query * a.m_row)
+        top = k.var(k.constant(self.vector, -math.inf))
+        return _RowOfScores(mask, query + a.offset if self.spec.causal else None, top)
+
     def _over_vectors(self, count: V, body: Callable[[V, V | None], None]) -> None:
         """body(first element, mask) for the vectors of a chunk; a full chunk is unrolled and has no mask."""
         k, vl = self.k, self.s.vl
@@ -254,18 +275,12 @@ class _Unit:
 
     def _probabilities(self, r: V, key: V, count: V) -> None:
         """Scores of one row to exp(score - maximum); the row's sum and output follow its maximum."""
-        k, a, vl = self.k, self.a, self.s.vl
-        head, query = self._row(r)
-        scores = self._buffer(self.at.scores, r)
-        mask = None
-        if self.spec.mask is not None:
-            mask = a.mask.at(self.batch * a.m_batch + head * a.m_head + query * a.m_row)
-        top = k.var(k.constant(self.vector, -math.inf))
-        row = _RowOfScores(mask, query + a.offset if self.spec.causal else None, top)
+        k, vl = self.k, self.s.vl
+        row, scores = self._row_of_scores(r), self._buffer(self.at.scores, r)
         self._over_vectors(count, lambda i, valid: self._score(scores.at(i, 4), valid, row, key + i))
         old_at, sum_at = k.scratch.at(self.at.tops).at(r, 4), k.scratch.at(self.at.sums).at(r, 4)
         old = old_at.load(F32)
-        new = k.max(k.reduce("max", top.get()), old)
+        new = k.max(k.reduce("max", row.top.get()), old)
         old_at.store(new)
         base = k.select(vm.absolute(k, new) < math.inf, new, 0.0)
         total = k.var(k.zero(self.vector))
@@ -297,20 +312,26 @@ class _Unit:
             store_as(k, target.at(i * self.size), value, self.spec.dtype, mask)
 
 
-@generator("attention_f32")
-def attention(target: Target, symbol: str, spec: AttentionSpec) -> Program:
-    """A unit is one batch, one key head and one group of rows."""
+def traced(target: Target, symbol: str, spec: AttentionSpec, kind: type[Unit]) -> Program:
+    """A kernel of units of this kind."""
     words = [*_STRIDES, *_SIZES, *(_MASK_STRIDES if spec.mask else ())]
     pointers = ["q", "k", "v", "o", *(["mask"] if spec.mask else [])]
     fields = [*((p, PTR) for p in pointers), ("scale", F32), *((w, I64) for w in words)]
     k = Kernel(symbol, fields, target.vector_bytes * 8)
-    unit = _Unit(k, target, spec)
+    unit = kind(k, target, spec)
     with k.units() as index:
         unit.trace(index)
     return k.finish(unit.at.nbytes)
 
 
-def _accepts(site: Site) -> str:
+@generator("attention_f32")
+def attention(target: Target, symbol: str, spec: AttentionSpec) -> Program:
+    """A unit is one batch, one key head and one group of rows."""
+    return traced(target, symbol, spec, Unit)
+
+
+def accepts(site: Site) -> str:
+    """Empty when kernels of units can run the node, else why not."""
     for t in [*site.inputs[:3], *site.outputs[:1]]:
         assert t is not None, "an Attention node lacks an operand"
         if t.dtype not in _FLOATS:
@@ -352,7 +373,8 @@ def _mask_strides(mask: Bound) -> tuple[int, int, int, bool]:
     return strides[0], strides[1], strides[2], shape[3] > 1
 
 
-def _lower(work: Work) -> list[Launch]:
+def lower(work: Work, kernel: str) -> list[Launch]:
+    """The launch of a kernel that takes an AttentionSpec."""
     q_heads, kv_heads = int(work.attr("q_heads")), int(work.attr("kv_heads"))
     out, mask = work.output(), work.maybe(3)
     if not out.elements:
@@ -383,7 +405,11 @@ def _lower(work: Work) -> list[Launch]:
     scale = float_word(float(work.attr("scale", 1.0)))
     words = (*reads, out.place, *masks, scale, *strides, *sizes, *(m or ())[:3])
     units = out.shape[0] * kv_heads * groups
-    return [Launch(KernelSpec("attention_f32", (spec,)), units, words, (*reads, *masks), (out.place,))]
+    return [Launch(KernelSpec(kernel, (spec,)), units, words, (*reads, *masks), (out.place,))]
 
 
-ATTENTION = lowering(Lowering("attention_f32", SKIPJACK, "Attention", _accepts, _lower, rank=10))
+def _lower(work: Work) -> list[Launch]:
+    return lower(work, "attention_f32")
+
+
+ATTENTION = lowering(Lowering("attention_f32", SKIPJACK, "Attention", accepts, _lower, rank=10))

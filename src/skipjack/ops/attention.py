@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from skipjack.core.dims import Dim, Sym
@@ -33,12 +34,17 @@ def repeat_heads(x: np.ndarray, heads: int) -> np.ndarray:
     return np.repeat(x, heads // x.shape[1], axis=1)
 
 
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Over the last axis; a row of only -inf gives zeros."""
+def softmax(scores: np.ndarray, half: bool = False) -> np.ndarray:
+    """Over the last axis; a row of only -inf gives zeros. half: powers are rounded to bf16 after they were added up."""
     top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
     e = np.exp(scores - np.where(np.isfinite(top), top, 0))
     total = e.sum(axis=-1, keepdims=True)
-    return e / np.where(total == 0, 1, total)
+    return (rounded_to_half(e) if half else e) / np.where(total == 0, 1, total)
+
+
+def rounded_to_half(x: np.ndarray) -> np.ndarray:
+    """x rounded to bf16, in its own type."""
+    return x.astype(ml_dtypes.bfloat16).astype(x.dtype)
 
 
 def additive(mask: np.ndarray) -> np.ndarray:
@@ -293,6 +299,8 @@ def _infer_normal(i: Infer) -> list[ValueType]:
         i.fail("q_heads that are a multiple of kv_heads", f"{qh} and {kh}")
     if str(i.attr("causal_offset", "end")) not in ("end", "start"):
         i.fail("causal_offset end or start", i.attr("causal_offset"))
+    if str(i.attr("products", "bf16")) != "bf16":
+        i.fail("products bf16", i.attr("products"))
     q, k, v = _normal_axes(i, 0, "q", qh), _normal_axes(i, 1, "k", kh), _normal_axes(i, 2, "v", kh)
     if q is None or k is None or v is None:
         return [TensorType(dtype, None)]
@@ -309,6 +317,9 @@ def _ref_normal(r: Ref) -> list[Any]:
         widened(split_heads(x, h) if _layout(r, which) == "bsf" else x)
         for x, which, h in zip(r.inputs[:3], "qkv", (qh, kh, kh))
     ]
+    half = r.attr("products") is not None
+    if half:
+        operands = [rounded_to_half(x) for x in operands]
     q, k, v = operands[0], repeat_heads(operands[1], qh), repeat_heads(operands[2], qh)
     scores = np.matmul(q, k.swapaxes(2, 3)) * q.dtype.type(r.attr("scale", 1.0))
     cap = float(r.attr("softcap", 0.0))
@@ -321,7 +332,7 @@ def _ref_normal(r: Ref) -> list[Any]:
         queries, keys = scores.shape[2:]
         offset = keys - queries if str(r.attr("causal_offset", "end")) == "end" else 0
         scores = scores + additive(visible(queries, keys, offset, -1, 0))
-    y = np.matmul(softmax(scores).astype(v.dtype), v).astype(r.inputs[0].dtype)
+    y = np.matmul(softmax(scores, half).astype(v.dtype), v).astype(r.inputs[0].dtype)
     return [join_heads(y) if _layout(r, "out") == "bsf" else y]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skipjack.lang.half_products import from_bits, fused
+from skipjack.lang.half_products import from_bits, fused, without_denormals
 from skipjack.lang.program import BF16, F32, I1, I8, I16, I32, I64, Ty
 
 
@@ -76,6 +76,19 @@ DOT_BF16_512 = Instruction(
     F32.vec(16),
     (F32.vec(16), BF16.vec(32), BF16.vec(32)),
     _dot_half,
+)
+
+
+def _two_rounded(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """The bits of low and then high rounded to bf16, ties to even; denormals as zeros, NaN stays NaN."""
+    x = without_denormals(np.concatenate([low, high]))
+    bits = x.view(np.uint32)
+    rounded = bits + ((bits >> 16) & 1) + np.uint32(0x7FFF)
+    return (np.where(np.isnan(x), bits | 0x400000, rounded) >> 16).astype(np.uint16).view(np.int16)
+
+
+ROUND_TO_BF16_512 = Instruction(
+    "llvm.x86.avx512bf16.cvtne2ps2bf16.512", "avx512bf16", BF16.vec(32), (F32.vec(16), F32.vec(16)), _two_rounded
 )
 
 
@@ -166,6 +179,7 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
     MULTIPLY_PAIRS_256,
     MULTIPLY_PAIRS_512,
     DOT_BF16_512,
+    ROUND_TO_BF16_512,
     EXPAND_BYTES,
     EXPAND_WORDS,
     EXPAND_DOUBLE_WORDS,
