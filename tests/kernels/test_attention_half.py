@@ -15,6 +15,9 @@ from skipjack.core.dtypes import DType
 from skipjack.ir.types import tensor
 from skipjack.kernels.attention_half import ATTENTION_HALF, power_of_two
 from skipjack.kernels.launch import Site
+from skipjack.lang import interpreter
+from skipjack.lang.kernel import Kernel
+from skipjack.lang.program import F32, PTR
 from skipjack.targets.target import AMX, AVX512_VNNI, Target, host
 
 NATIVE: Target = host() if host().has("avx512bf16") else AMX
@@ -45,7 +48,9 @@ def run(inputs: list[Any], layouts: str, heads: tuple[int, int], threads: int = 
     return run_lowering(ATTENTION_HALF, node, inputs, [(DType.F32, shape)], target=NATIVE, threads=threads)[0]
 
 
-def check(plain: list[np.ndarray], bias: Any = 0.0, layouts: str = "hhhh", given: Any = None, **attrs: Any) -> np.ndarray:
+def check(
+    plain: list[np.ndarray], bias: Any = 0.0, layouts: str = "hhhh", given: Any = None, **attrs: Any
+) -> np.ndarray:
     """Run for operands [B, H, S, D] put in the layouts; a probability near a tie may round to either side."""
     heads = plain[0].shape[1], plain[1].shape[1]
     inputs = [laid_out(x, "bsf" if c == "f" else "bhsd") for x, c in zip(plain, layouts, strict=False)]
@@ -149,6 +154,20 @@ def test_the_interpreter_agrees() -> None:
     types = [(DType.F32, (1, 1, 3, 5))]
     found = run_lowering(ATTENTION_HALF, node, inputs, types, target=NATIVE, interpret=True)[0]
     np.testing.assert_array_equal(found, run(inputs, "hhhh", (1, 1)))
+
+
+def test_powers_are_right_to_bf16() -> None:
+    x = np.concatenate([-np.geomspace(1e-6, 125.9, 4000), [0, -0.5, -127, -1e30, -np.inf, np.nan]]).astype(np.float32)
+    x = np.concatenate([x, np.zeros(-len(x) % 16, np.float32)])
+    k = Kernel("powers", [("x", PTR), ("y", PTR)])
+    with k.units() as unit:
+        k.arg.y.at(unit * 64).store(power_of_two(k, k.arg.x.at(unit * 64).load(F32.vec(16))))
+    y = np.empty_like(x)
+    interpreter.run(k.finish(), np.array([x.ctypes.data, y.ctypes.data]).ctypes.data, 0, len(x) // 16, 0, {})
+    want = np.exp2(x.astype(np.float64))
+    np.testing.assert_allclose(y, np.where(x < -127, 0, want), rtol=1.1e-4, atol=2.0**-126)
+    assert not y[x <= -127].any()
+    assert np.all(y[x == 0] == 1)
 
 
 def test_what_is_refused() -> None:

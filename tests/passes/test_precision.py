@@ -99,6 +99,23 @@ def test_what_is_left_alone() -> None:
         assert LowerPrecision().apply(before) is before
 
 
+HEADS = "float[b, 4, s, 4] q, float[b, 2, p, 4] k) => (float[b, 4, s, 4] y) { y = Attention<is_causal = 1>(q, k, k) }"
+
+
+@HELD
+def test_attention_multiplies_bf16_where_an_instruction_does(held: bool) -> None:
+    graph = graph_of(f"({HEADS}")
+    after = lowered(graph, held)
+    assert [n.attrs.get("products") for n in after.nodes] == (["bf16"] if held else [None])
+    assert LowerPrecision(held).apply(after) is after
+    close(graph, after)
+
+
+def test_attention_of_f64_is_left_alone() -> None:
+    before = run(graph_of(f"({HEADS}".replace("float", "double")))
+    assert LowerPrecision().apply(before) is before
+
+
 def test_few_channels_at_even_steps_are_lowered() -> None:
     text = "(float[b, 3, 8, 8] x) => (float[b, 16, 4, 4] y) { y = Conv<strides = [2, 2], pads = [0, 0, 1, 1]>(x, w) }"
     assert dtypes(lowered(graph_of(text, w=weights(16, 3, 3, 3)))) == [H, F]

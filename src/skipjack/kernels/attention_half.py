@@ -119,7 +119,7 @@ class _Unit(Unit):
                 tile(k.i64(whole), depth - whole, rows, panel)
 
     def _pack_values(self, key: V, count: V) -> None:
-        """Values of the chunk as panels [keys / 2][columns][2]; columns past the depth and a key past the last are zero."""
+        """Values of the chunk as panels [keys / 2][columns][2]; zeros past the depth and past the last key."""
         k, a, s = self.k, self.a, self.s
         source = a.v.at(self.batch * a.v_batch + self.kv_head * a.v_head + key * a.v_row)
         neighbours = [lane // 2 + lane % 2 * s.vl for lane in range(2 * s.vl)]

@@ -29,11 +29,11 @@ _MOST_ZEROS = 0.6
 
 @dataclass(frozen=True)
 class LowerPrecision:
-    """Linear and Conv of f32 with constant dense weights multiply bf16 and add up in f32.
+    """Linear and Conv of f32 with constant dense weights, and Attention of f32, multiply bf16 and add up in f32.
 
     held: rounded values are stored as bf16, for kernels that multiply them; else as f32, so that the kernels of f32
     give the same products. Weights that are mostly zeros, convolutions by group and most of those of few channels stay
-    f32: other kernels are faster there.
+    f32: other kernels are faster there. Attention rounds as it computes, so only where rounded values are held.
     """
 
     held: bool = True
@@ -41,6 +41,7 @@ class LowerPrecision:
 
     def apply(self, graph: Graph) -> Graph:
         lowered = [n for n in graph.nodes if _multiplies(graph, n)]
+        lowered += [n for n in graph.nodes if self.held and _attends(graph, n)]
         return _Lowering(graph, lowered, self.held).run() if lowered else graph
 
 
@@ -54,6 +55,12 @@ def _multiplies(graph: Graph, n: Node) -> bool:
     if n.op == "Conv" and (n.attrs.get("group", 1) != 1 or (w.shape[1] < _FEWEST_CHANNELS and not _halves(graph, n))):
         return False
     return not _is_sparse(w)
+
+
+def _attends(graph: Graph, n: Node) -> bool:
+    """Whether the node is attention that has not been lowered, of operands of f32."""
+    attends = n.key == (SKIPJACK, "Attention") and "products" not in n.attrs
+    return attends and all(_is_f32(graph, x) for x in n.inputs[:3])
 
 
 def _halves(graph: Graph, n: Node) -> bool:
@@ -79,7 +86,8 @@ class _Lowering:
 
     def __init__(self, graph: Graph, lowered: Iterable[Node], held: bool) -> None:
         self.graph, self.held = graph, held
-        self.lowered = {id(n) for n in lowered}
+        self.attention = {id(n) for n in lowered if n.op == "Attention"}
+        self.lowered = {id(n) for n in lowered} - self.attention
         self.constants = dict(graph.constants)
         self.names = set(graph.types) | set(graph.constants)
         self.consumers = graph.consumers()
@@ -129,6 +137,9 @@ class _Lowering:
                 yield from self.rounding(n, x)
             self.half[n.outputs[0]] = self.name(n.outputs[0])
             yield replace(n, inputs=tuple(self.half[x] for x in n.inputs), outputs=(self.half[n.outputs[0]],))
+            return
+        if id(n) in self.attention:
+            yield n.with_attrs(products=BF16)
             return
         if id(n) in self.lowered:
             yield from self.rounding(n, n.inputs[0])
