@@ -141,10 +141,16 @@ class _Unit(Unit):
             rows = k.min(low + a.height, self.total) - low
             first = low - self.first
             with k.loop(2) as phase:
-                with k.when(phase.eq(1)), k.loop(rows) as r:
-                    scores = k.scratch.at(self.at.scores).at(r * self.at.score_pitch)
-                    self._weigh(first + r, scores, key, count)
+                with k.when(phase.eq(1)):
+                    with k.loop(rows) as r:
+                        self._raise_top(first + r, self._scores(r), key, count)
+                    with k.loop(rows) as r:
+                        self._weigh(first + r, self._scores(r), count)
                 self._products(phase, first, rows, count)
+
+    def _scores(self, r: V) -> V:
+        """Row r of the block."""
+        return self.k.scratch.at(self.at.scores).at(r * self.at.score_pitch)
 
     def _products(self, phase: V, first: V, rows: V, count: V) -> None:
         """Phase 0: scores = queries keys. Phase 1: outputs += probabilities values."""
@@ -173,8 +179,12 @@ class _Unit(Unit):
     def _scaled(self, score: V) -> V:
         return score if self.plain else score * self.a.scale
 
-    def _weigh(self, r: V, scores: V, key: V, count: V) -> None:
-        """Scores of row r to rounded probabilities in their place; the row's sum and output follow its maximum."""
+    def _factor(self) -> V:
+        """What differences of scores are multiplied by before they become powers of two."""
+        return self.a.scale * _LOG2_E if self.plain else self.k.f32(_LOG2_E)
+
+    def _raise_top(self, r: V, scores: V, key: V, count: V) -> None:
+        """Scores of row r follow cap, mask and causality; the row's maximum follows them, its sum and output that."""
         k, vl = self.k, self.s.vl
         row = self._row_of_scores(r)
 
@@ -187,8 +197,23 @@ class _Unit(Unit):
         old = old_at.load(F32)
         new = k.max(k.reduce("max", row.top.get()), old)
         old_at.store(new)
-        base = k.select(vm.absolute(k, new) < math.inf, new, 0.0)
-        factor = self.a.scale * _LOG2_E if self.plain else k.f32(_LOG2_E)
+        with k.when(key.ne(0)):
+            kept = power_of_two(k, (old - self._base(new)) * self._factor())
+            sum_at.store(sum_at.load(F32) * kept)
+            with k.when(kept.ne(1.0)):
+                outputs = self._buffer(self.at.outputs, r)
+                for i in range(0, self.at.value_columns, vl):
+                    o = outputs.at(4 * i)
+                    o.store(o.load(self.vector) * kept)
+
+    def _base(self, top: V) -> V:
+        """The maximum, or zero when no key is seen or one is infinite."""
+        return self.k.select(vm.absolute(self.k, top) < math.inf, top, 0.0)
+
+    def _weigh(self, r: V, scores: V, count: V) -> None:
+        """Scores of row r to rounded probabilities in their place, which are added to the row's sum."""
+        k, vl = self.k, self.s.vl
+        base, factor = self._base(k.scratch.at(self.at.tops).at(r, 4).load(F32)), self._factor()
         total = k.var(k.zero(self.vector))
 
         def power(at: V) -> V:
@@ -200,13 +225,8 @@ class _Unit(Unit):
             scores.at(i, 2).store(self._rounded(power(scores.at(i, 4)), power(scores.at(i + vl, 4))))
 
         self._over_pairs(count, probabilities)
-        kept = power_of_two(k, (old - base) * factor)
-        sum_at.store(k.fma(sum_at.load(F32), kept, k.reduce("add", total.get())))
-        with k.when(kept.ne(1.0) & key.ne(0)):
-            outputs = self._buffer(self.at.outputs, r)
-            for i in range(0, self.at.value_columns, vl):
-                o = outputs.at(4 * i)
-                o.store(o.load(self.vector) * kept)
+        sum_at = k.scratch.at(self.at.sums).at(r, 4)
+        sum_at.store(sum_at.load(F32) + k.reduce("add", total.get()))
 
     def _over_pairs(self, count: V, body: Callable[[V, tuple[V | None, V | None]], None]) -> None:
         """body(first element, masks) for the pairs of vectors of a chunk; a full chunk is unrolled and has no masks."""
