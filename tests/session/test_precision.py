@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx.parser
 import pytest
 
 import skipjack
@@ -30,6 +31,21 @@ def test_products_are_rounded_only_when_asked_for() -> None:
     assert rounded.dtype == np.float32
     if host().has("avx512bf16"):
         assert "gemm_bf16" in _kernels(engine) or "amx_linear" in _kernels(engine)
+
+
+def _attention() -> onnx.ModelProto:
+    """Four heads of self-attention over x [b, s, 64]."""
+    body = "(float[b, s, 64] x) => (float[b, s, 64] y) { y = Attention<q_num_heads = 4, kv_num_heads = 4>(x, x, x) }"
+    return onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 23]> g {body}')
+
+
+def test_attention_rounds_where_an_instruction_multiplies() -> None:
+    x = np.random.default_rng(1).standard_normal((3, 30, 64)).astype(np.float32)
+    exact = skipjack.compile_model(_attention(), batch_size=3).run([x])[0]
+    engine = skipjack.compile_model(_attention(), batch_size=3, precision="bf16")
+    found = engine.run([x])[0]
+    np.testing.assert_allclose(found, exact, atol=2.0**-5)
+    assert ("attention_bf16" in _kernels(engine)) == host().has("avx512bf16") == (not np.array_equal(found, exact))
 
 
 def test_unknown_precisions() -> None:
