@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import stat
 from collections.abc import Mapping
@@ -23,7 +24,6 @@ from skipjack.frontend.graphs import GraphImporter
 from skipjack.frontend.tensors import Tensors
 from skipjack.ir.graph import Graph
 from skipjack.zoo.names import is_remote
-from skipjack.zoo.resolve import resolve
 
 Source: TypeAlias = "str | os.PathLike[str] | ModelProto | bytes"
 _DEFAULT_FILE = "model.onnx"
@@ -48,7 +48,7 @@ def import_model(model: Source, *, strict_links: bool = False) -> ImportedModel:
     run.
     """
     if isinstance(model, str) and is_remote(model):
-        model = resolve(model).model
+        model = importlib.import_module("skipjack.zoo.resolve").resolve(model).model
     path = None if isinstance(model, (ModelProto, bytes)) else _model_path(model)
     label = str(path) if path is not None else "model"
     try:

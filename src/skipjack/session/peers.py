@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,6 @@ from skipjack.core.errors import ConfigError, InputError, ModelError
 from skipjack.session.calls import Calls
 from skipjack.session.inputs import parse_shapes
 from skipjack.zoo.names import is_remote
-from skipjack.zoo.resolve import resolve
 
 _NUMPY = {
     "tensor(float)": np.float32,
@@ -48,7 +48,11 @@ class ORTEngine(Calls):
         options.inter_op_num_threads = 1
         source = model.SerializeToString() if isinstance(model, ModelProto) else model
         if not isinstance(source, bytes):
-            path = resolve(source).model if is_remote(source) else Path(os.fspath(source))
+            path = (
+                importlib.import_module("skipjack.zoo.resolve").resolve(source).model
+                if is_remote(source)
+                else Path(os.fspath(source))
+            )
             source = str(path / "model.onnx" if path.is_dir() else path)
         try:
             self.session: Any = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
