@@ -97,13 +97,14 @@ def correlation(run: Run) -> float:
     return float(np.corrcoef(ranks(found), ranks(given))[0, 1])
 
 
-def ours(path: Path) -> Run:
-    engine = compile_model(path, batch_size=None, num_cores=1)
+def ours(path: Path, precision: str = "fp32") -> Run:
+    engine = compile_model(path, batch_size=None, num_cores=1, precision=precision)
     return lambda inputs: engine.run(inputs)[0]
 
 
-def test_similarities_correlate_with_those_people_gave(model: Path) -> None:
-    assert correlation(ours(model)) == pytest.approx(KNOWN_CORRELATION, abs=0.003)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_similarities_correlate_with_those_people_gave(precision: str, model: Path) -> None:
+    assert correlation(ours(model, precision)) == pytest.approx(KNOWN_CORRELATION, abs=0.003)
 
 
 @pytest.mark.parametrize("style", ["dynamic", "static"])
