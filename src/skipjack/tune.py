@@ -206,7 +206,7 @@ def measure_rates(
     try:
         for graph, node in layers:
             work = Nominal(graph, target).work(node)
-            ways = ways_of(graph, node, work)
+            ways = [way for way in ways_of(graph, node, work) if not way.is_last_resort]
             times = time_ways(work, ways, timer, team)
             for way in ways:
                 predicted = max(way.cost(work) if way.cost is not None else moved_us(work), 1e-3)

@@ -148,7 +148,11 @@ def _plain_us(work: Work) -> float:
     return _SLOWNESS * conv_shape(work).macs / work.target.vl / 3500
 
 
-lowering(Lowering("conv_plain", SKIPJACK, "Conv", _accepts, lambda w: _launch(w, conv_shape(w), False), cost=_plain_us))
+lowering(
+    Lowering(
+        "conv_plain", SKIPJACK, "Conv", _accepts, lambda w: _launch(w, conv_shape(w), False), rank=-1, cost=_plain_us
+    )
+)
 lowering(
     Lowering(
         "conv_transpose_plain",

@@ -70,5 +70,5 @@ def _cost(work: Work) -> float:
     return _PASSES_US + work.output().elements * taps / _PRODUCTS_PER_US
 
 
-lowering(Lowering("integer_sums", SKIPJACK, "Linear", _accepts, _linear, cost=_cost))
-lowering(Lowering("integer_sums", SKIPJACK, "Conv", _accepts, _conv, cost=_cost))
+lowering(Lowering("integer_sums", SKIPJACK, "Linear", _accepts, _linear, rank=-1, cost=_cost))
+lowering(Lowering("integer_sums", SKIPJACK, "Conv", _accepts, _conv, rank=-1, cost=_cost))

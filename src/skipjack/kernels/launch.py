@@ -188,6 +188,11 @@ class Lowering:
         """The name, with the layouts where they are not plain: tells the ways of one node apart."""
         return self.name if self.layouts == "plain" else f"{self.name} ({self.layouts})"
 
+    @property
+    def is_last_resort(self) -> bool:
+        """Whether its predictions are large on purpose, so that it is taken only where nothing else runs a node."""
+        return self.rank < 0
+
 
 Generator = Callable[..., Program]
 _GENERATORS: dict[str, Generator] = {}

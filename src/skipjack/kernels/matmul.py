@@ -213,5 +213,5 @@ def _linear_plain_us(work: Work) -> float:
 
 MATMUL_PLAIN = lowering(Lowering("matmul_plain", SKIPJACK, "MatMul", _accepts_plain, _lower_plain))
 LINEAR_PLAIN = lowering(
-    Lowering("linear_plain", SKIPJACK, "Linear", _accepts_plain, _lower_plain, cost=_linear_plain_us)
+    Lowering("linear_plain", SKIPJACK, "Linear", _accepts_plain, _lower_plain, rank=-1, cost=_linear_plain_us)
 )

@@ -270,4 +270,6 @@ def corrected_us(rates: Rates, way: Lowering, work: Work) -> float | None:
     if way.cost is None:
         return None
     predicted = way.cost(work)
-    return predicted * rates.factor(way.name, class_of(work)) if rates.knows(way) else predicted
+    return (
+        predicted * rates.factor(way.name, class_of(work)) if not way.is_last_resort and rates.knows(way) else predicted
+    )
