@@ -138,7 +138,7 @@ def _remembered(node: Node, facts: Infer) -> _Answer | None:
     found = _memory.answers.get(id(node)) if _memory.answers is not None else None
     if found is None or found.facts.node is not node:
         return None
-    same = all(a is b for a, b in zip(facts.types, found.facts.types, strict=True))
+    same = all(a is b or a == b for a, b in zip(facts.types, found.facts.types, strict=True))
     return found if same and all(a is b for a, b in zip(facts.values, found.facts.values, strict=True)) else None
 
 
