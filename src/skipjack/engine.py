@@ -15,6 +15,7 @@ import numpy as np
 
 import skipjack.kernels.all
 import skipjack.ops.all  # noqa: F401
+from skipjack.core.collecting import put_off
 from skipjack.core.dims import Sym
 from skipjack.core.dtypes import DType
 from skipjack.core.errors import ConfigError, SkipjackError, nearest
@@ -152,16 +153,18 @@ class Engine(Calls):
             context.num_streams if context else resolve_streams(num_streams, self._scheduler, len(cores))
         )
         self._pool = context.value if context else TeamPool(cores, self._num_streams, self._scheduler)
-        self._compiled = compile_graph(
-            model, self._batch_size, input_shapes, threads=len(cores), precision=precision, tune=tune
-        )
+        with put_off():
+            self._compiled = compile_graph(
+                model, self._batch_size, input_shapes, threads=len(cores), precision=precision, tune=tune
+            )
         self._specs = session_inputs.input_specs(self._compiled.declared)
         self._checks = session_inputs.Checks(self._specs)
         self._idle: list[Stream] = []
         self._renew()
         renew_in_child(self._renew)
         self._supported: float | None = None
-        self._bind_declared()
+        with put_off():
+            self._bind_declared()
 
     def _renew(self) -> None:
         """Forget the threads that a forked child does not have."""

@@ -1,0 +1,27 @@
+"""Garbage is searched for again after it was put off, whatever happened."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from skipjack.core.collecting import put_off
+
+
+def test_the_search_comes_back_after_an_error() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="inside"), put_off():
+        assert not gc.isenabled()
+        raise ValueError("inside")
+    assert gc.isenabled()
+
+
+def test_it_stays_off_where_it_was_off() -> None:
+    gc.disable()
+    try:
+        with put_off():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
