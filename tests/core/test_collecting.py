@@ -9,11 +9,16 @@ import pytest
 from skipjack.core.collecting import put_off
 
 
-def test_the_search_comes_back_after_an_error() -> None:
-    assert gc.isenabled()
-    with pytest.raises(ValueError, match="inside"), put_off():
+def _fail_inside() -> None:
+    with put_off():
         assert not gc.isenabled()
         raise ValueError("inside")
+
+
+def test_the_search_comes_back_after_an_error() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="inside"):
+        _fail_inside()
     assert gc.isenabled()
 
 
