@@ -18,12 +18,11 @@ from typing import Any
 
 from skipjack.benchmark.engines import LOADERS
 from skipjack.benchmark.measure import Request, measure
-from skipjack.benchmark.profile import Profile, profile
+from skipjack.benchmark.profile import profile_measured
 from skipjack.benchmark.report_html import html
 from skipjack.benchmark.results import Report, as_json
 from skipjack.benchmark.scenarios import SCHEDULERS
 from skipjack.core.errors import ConfigError, SkipjackError
-from skipjack.engine import Engine
 from skipjack.session.teams import resolve_cores
 
 BUILT_IN = {"digits (comes along)": "models/digits/digits.onnx"}
@@ -122,22 +121,13 @@ def _finished(found: Report | Exception, folder: Path) -> Update:
         return _failed(str(found) or type(found).__name__), "", None, None
     results = as_json(found)
     latencies = {label: (1e3 * values).tolist() for label, values in found.latencies_s.items()}
-    page = html(results, _profile(found), latencies)
+    page = html(results, profile_measured(found), latencies)
     where = Path(tempfile.mkdtemp(dir=folder))
     (where / "benchmark.json").write_text(json.dumps(results, indent=2))
     (where / "benchmark.html").write_text(page, encoding="utf-8", errors="backslashreplace")
     frame = f'<iframe title="report" height="{_REPORT_PIXELS}" srcdoc="{escape(page, quote=True)}"></iframe>'
     problems = "".join(f"<p>{escape(reason)}</p>" for reason in found.refused.values())
     return f"<p><b>Done.</b></p>{problems}", frame, str(where / "benchmark.json"), str(where / "benchmark.html")
-
-
-def _profile(report: Report) -> Profile | None:
-    settings = report.settings
-    if not any(row.engine == "skipjack" for row in report.rows):
-        return None
-    shapes = json.loads(settings["input_shapes"])
-    batch, cores, precision = (settings[n] for n in ("batch_size", "num_cores", "precision"))
-    return profile(Engine(settings["model_path"], batch, cores, input_shapes=shapes, precision=precision))
 
 
 def _progress(text: str, done: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from skipjack.benchmark import limits as machine
+from skipjack.benchmark import results
 from skipjack.benchmark.limits import Limits
 from skipjack.benchmark.operations import operations
 from skipjack.benchmark.roofline import Load, least_time
@@ -103,6 +105,16 @@ def profile(engine: Engine, inputs: Sequence[np.ndarray] | None = None) -> Profi
         learn(sizes, graph, next((o for o in node.outputs if o), ""), seen.shape)
     nodes = _nodes(engine.compiled, report, Shapes(graph, sizes), limits)
     return Profile(engine.model_path, report.threads, report.total_us or 0.0, limits, nodes)
+
+
+def profile_measured(measured: results.Report) -> Profile | None:
+    """What skipjack spends its time on, at the sizes and precision that were measured; None when it did not run."""
+    if not any(row.engine == "skipjack" for row in measured.rows):
+        return None
+    settings = measured.settings
+    shapes = json.loads(settings["input_shapes"])
+    batch, cores, precision = (settings[n] for n in ("batch_size", "num_cores", "precision"))
+    return profile(Engine(settings["model_path"], batch, cores, input_shapes=shapes, precision=precision))
 
 
 def _nodes(compiled: Compiled, report: Report, shapes: Shapes, limits: Limits) -> tuple[NodeProfile, ...]:

@@ -11,14 +11,13 @@ from rich.table import Table
 
 from skipjack.benchmark.measure import Request, measure, model_name, slower_than
 from skipjack.benchmark.model import with_progress
-from skipjack.benchmark.profile import Profile, profile, profile_lines
+from skipjack.benchmark.profile import profile_lines, profile_measured
 from skipjack.benchmark.report_html import write_html
 from skipjack.benchmark.results import Report, Row, as_json, labels
 from skipjack.benchmark.sweep import COLUMNS, as_csv, parse_grid, requests_of, sweep
 from skipjack.cli.options import Shapes
 from skipjack.cli.output import console, in_bytes
 from skipjack.core.errors import ConfigError
-from skipjack.engine import Engine
 
 FAILED, VERIFICATION_FAILED = 1, 5
 
@@ -181,7 +180,7 @@ def benchmark(
         raise ConfigError("--csv belongs to --sweep; use --json for one point")
     report = with_progress(lambda watch: measure(request, watch), show=not quiet)
     _show(report, memory, quiet)
-    profiled = _profile(report) if with_profile else None
+    profiled = profile_measured(report) if with_profile else None
     if profiled is not None:
         console().print("\n".join(profile_lines(profiled)), markup=False)
     found = {**as_json(report), "profile": profiled.as_dict() if profiled else None}
@@ -191,16 +190,6 @@ def benchmark(
         milliseconds = {label: (1e3 * values).tolist() for label, values in report.latencies_s.items()}
         write_html(html_path, found, profiled, milliseconds)
     _leave(report, fail_if_slower)
-
-
-def _profile(report: Report) -> Profile | None:
-    """What skipjack spends its time on, on inputs of the same sizes; None when it did not run the model."""
-    if not any(row.engine == "skipjack" for row in report.rows):
-        return None
-    settings = report.settings
-    shapes = json.loads(settings["input_shapes"])
-    batch, cores, precision = (settings[n] for n in ("batch_size", "num_cores", "precision"))
-    return profile(Engine(settings["model_path"], batch, cores, input_shapes=shapes, precision=precision))
 
 
 def _sweep(request: Request, grid: str, csv_path: Path | None, json_path: Path | None, quiet: bool) -> None:

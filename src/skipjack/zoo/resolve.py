@@ -9,7 +9,7 @@ from pathlib import Path
 from skipjack.core.errors import ModelError
 from skipjack.zoo import hub, mapping, mirror
 from skipjack.zoo.layout import find_model
-from skipjack.zoo.names import HubName, StubName, is_remote, parse_name
+from skipjack.zoo.names import HubName, StubName, parse_name
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,6 @@ def resolve(name: str | os.PathLike[str], force: bool = False, watch: mirror.Wat
     if not parsed.exists():
         raise ModelError(f"{parsed}: no such file or directory")
     return Found(parsed, parsed.parent, "path")
-
-
-def local_path(source: object) -> object:
-    """A source of a model with remote names replaced by the path of the file."""
-    return resolve(source).model if is_remote(source) else source  # type: ignore[arg-type]
 
 
 def _from_hub(name: HubName, force: bool, via: str) -> Found:
